@@ -1,0 +1,1 @@
+"""The graphs of the two runners: no logic of the steps."""

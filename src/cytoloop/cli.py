@@ -1,0 +1,239 @@
+"""The command line: the nine steps through the door, and the commands for people.
+
+A step's flags come from its signature: a folder is `--raw`, `--splits`, ...; nothing else is imported
+until the command that needs it runs, so that `--help` answers at once.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cytoloop import __version__
+from cytoloop.door import FOLDERS, STEPS, Numbers, interface, run_step
+from cytoloop.errors import CytoloopError
+from cytoloop.params import Params, load_params
+
+Command = Callable[[argparse.Namespace], None]
+
+HELP = {
+    "ingest": "read a source's pictures and masks into the table `raw`",
+    "validate": "judge the table; stop with a list of what is wrong",
+    "split": "divide the groups into train, val and test",
+    "augment": "write flipped and rotated copies of the training rows",
+    "tune": "search the network's size on train and val",
+    "train": "fit the network and write the bundle `model`",
+    "evaluate": "score the model on test; write metrics and the HTML report",
+    "infer": "write masks for new pictures, or for the first test pictures",
+    "register": "record the model in MLflow; move the alias when it is better",
+}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parse and do; returns the exit code. An error made for people is printed without a traceback."""
+    _calm()
+    parsed = _parser().parse_args(arguments)
+    try:
+        parsed.command(parsed)
+    except CytoloopError as error:
+        print(f"cytoloop: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("cytoloop: interrupted; nothing half-written was left behind", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _calm() -> None:
+    """Warnings of ours to stderr; TensorFlow's start-up chatter off unless asked for."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("cytoloop", description="MLOps for microscopy segmentation; research use only.")
+    parser.add_argument("--version", action="version", version=f"cytoloop {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for step in STEPS:
+        _add_step(commands, step)
+    _add_sources(commands)
+    _add_predict(commands)
+    _add_model(commands)
+    _add_recipe(commands)
+    _add(commands, "status", "the scores, the registered model and the report of the last run", _status)
+    return parser
+
+
+def _add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, command: Command) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=command)
+    return parser
+
+
+# ---------------------------------------------------------------------------------------- the steps
+
+
+def _add_step(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", step: str) -> None:
+    parser = _add(commands, step, HELP[step], _step)
+    parser.set_defaults(step=step)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (params.yaml)")
+    if step == "ingest":
+        parser.add_argument("--source", help="folder, zip or s3:// address, instead of ingest.source")
+        parser.add_argument("--layout", help="its layout, instead of ingest.layout; see `cytoloop sources`")
+    for name, folder in FOLDERS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, type=Path, default=Path(folder), help=folder)
+
+
+def _step(parsed: argparse.Namespace) -> None:
+    from cytoloop.workspace import die_with_parent
+
+    die_with_parent()
+    params = load_params(parsed.params)
+    if parsed.step == "ingest":
+        params = _with_source(params, parsed.source, parsed.layout)
+    face = interface(parsed.step)
+    folders = {name: getattr(parsed, name) for name in (*face.inputs, *face.outputs)}
+    began = time.monotonic()
+    numbers = run_step(parsed.step, folders, params)
+    print(f"{parsed.step:>9}  {_line(numbers)}  ({time.monotonic() - began:.1f} s)", flush=True)
+
+
+def _line(numbers: Numbers) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in numbers.items())
+
+
+def _with_source(params: Params, source: str | None, layout: str | None) -> Params:
+    given = {name: value for name, value in {"source": source, "layout": layout}.items() if value is not None}
+    return params.model_copy(update={"ingest": params.ingest.model_copy(update=given)})
+
+
+# ------------------------------------------------------------------------------ commands for people
+
+
+def _add_sources(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    _add(commands, "sources", "the layouts that `ingest` reads, and what each expects", _sources)
+
+
+def _sources(_: argparse.Namespace) -> None:
+    from cytoloop.sources import LAYOUTS
+
+    for name in sorted(LAYOUTS):
+        layout = LAYOUTS[name]
+        print(f"{name}: {layout.description}\n    licence: {layout.licence}\n{_indent(layout.expects)}\n")
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.strip("\n").splitlines())
+
+
+def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _add(commands, "predict", "masks, overlays and a table of areas for pictures", _predict)
+    parser.add_argument("--model", required=True, help="a bundle's folder, or models:/NAME@ALIAS, or models:/NAME/VERSION")
+    parser.add_argument("--images", required=True, nargs="+", type=Path, help="pictures, or folders of pictures")
+    parser.add_argument("--output", required=True, type=Path, help="folder for the masks; made if need be")
+    parser.add_argument("--overlay", type=float, default=0.45, help="opacity of the mask in overlays, 0..1 (0.45)")
+
+
+def _predict(parsed: argparse.Namespace) -> None:
+    from cytoloop.predictions import find_pictures, write_predictions
+
+    found = find_pictures(parsed.images)
+    with _bundle_folder(parsed.model) as folder:
+        from cytoloop.model.predict import Predictor
+
+        predictor = Predictor.load(folder)
+    pictures = ((path.name, path.read_bytes()) for path in found)
+    numbers = write_predictions(predictor, pictures, parsed.output, parsed.overlay)
+    print(f"{numbers['pictures']:g} pictures -> {parsed.output}")
+
+
+def _bundle_folder(model: str) -> "_Folder":
+    return _Folder(model)
+
+
+class _Folder:
+    """A bundle's folder: the given one, or one fetched from the registry and removed afterwards."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+
+    def __enter__(self) -> Path:
+        import tempfile
+
+        self._temporary = tempfile.TemporaryDirectory()
+        if not self._model.startswith("models:/"):
+            return Path(self._model)
+        from cytoloop.registry import fetch
+
+        return fetch(self._model, Path(self._temporary.name))
+
+    def __exit__(self, *_: object) -> None:
+        self._temporary.cleanup()
+
+
+def _add_model(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _add(commands, "model", "the architectures, and the network that the params describe", lambda _: None)
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    _add(actions, "list", "the architectures", _model_list)
+    summary = _add(actions, "summary", "the network layer by layer", _model_summary)
+    summary.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (params.yaml)")
+    summary.add_argument("--plot", type=Path, help="write a drawing of the network to this PNG")
+
+
+def _model_list(_: argparse.Namespace) -> None:
+    from cytoloop.model.architectures import NAMES, describe
+
+    for name in NAMES:
+        print(f"{name:12} {describe(name)}")
+
+
+def _model_summary(parsed: argparse.Namespace) -> None:
+    from cytoloop.model.architectures import build
+
+    network = build(load_params(parsed.params).model)
+    network.summary(line_length=110)
+    if parsed.plot:
+        from cytoloop.model.drawing import draw_network
+
+        draw_network(network, parsed.plot)
+        print(f"drawing: {parsed.plot}")
+
+
+def _add_recipe(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _add(commands, "recipe", "complete params files for known datasets", lambda _: None)
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    _add(actions, "list", "the recipes", _recipe_list)
+    show = _add(actions, "show", "print a recipe", _recipe_show)
+    use = _add(actions, "use", "make a recipe the params.yaml", _recipe_use)
+    for action in (show, use):
+        action.add_argument("name", help="a name that `recipe list` shows")
+    use.add_argument("--source", help="folder, zip or s3:// address of the pictures")
+    use.add_argument("--force", action="store_true", help="replace a params.yaml that was edited by hand")
+
+
+def _recipe_list(_: argparse.Namespace) -> None:
+    from cytoloop.recipes import recipes, title
+
+    for name, path in recipes().items():
+        print(f"{name:18} {title(path)}")
+
+
+def _recipe_show(parsed: argparse.Namespace) -> None:
+    from cytoloop.recipes import find
+
+    print(find(parsed.name).read_text("utf-8"), end="")
+
+
+def _recipe_use(parsed: argparse.Namespace) -> None:
+    from cytoloop.recipes import use
+
+    print(use(parsed.name, parsed.source, parsed.force))
+
+
+def _status(_: argparse.Namespace) -> None:
+    from cytoloop.status import status
+
+    print(status(Path(FOLDERS["evaluation"]), Path(FOLDERS["registration"])))

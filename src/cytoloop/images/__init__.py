@@ -1,0 +1,1 @@
+"""Arrays only: decode, label codec, hashes, augmentation. No disk, no config."""

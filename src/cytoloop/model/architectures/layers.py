@@ -1,0 +1,32 @@
+"""The layers that the architectures share."""
+
+from typing import Any
+
+from cytoloop.params import ModelParams
+
+
+def picture_input(model: ModelParams) -> Any:
+    """The input, (height, width, channels) with values 0..255."""
+    import keras
+
+    return keras.Input((model.image_height, model.image_width, model.image_channels), name="picture")
+
+
+def normalized(x: Any, kind: str, name: str) -> Any:
+    """Batch or group normalization (groups of at most 8 channels), or nothing."""
+    import keras
+
+    if kind == "batch":
+        return keras.layers.BatchNormalization(name=f"{name}_norm")(x)
+    if kind == "group":
+        groups = max(1, x.shape[-1] // 8)
+        return keras.layers.GroupNormalization(groups, name=f"{name}_norm")(x)
+    return x
+
+
+def head(x: Any, num_classes: int) -> Any:
+    """A 1x1 convolution to class probabilities: softmax, or sigmoid for one class; float32 always."""
+    import keras
+
+    activation = "sigmoid" if num_classes == 1 else "softmax"
+    return keras.layers.Conv2D(num_classes, 1, activation=activation, dtype="float32", name="probabilities")(x)

@@ -1,0 +1,111 @@
+"""The one Predictor: evaluate, infer, `cytoloop predict` and serving all use it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cytoloop.errors import ModelError
+from cytoloop.images.codec import LabelCodec
+from cytoloop.images.decode import decode_ids, decode_rgb, encode_rgb_png
+from cytoloop.model.bundle import SAMPLE_INPUT, SAMPLE_OUTPUT, SAMPLE_PROBABILITY, Bundle, fill_network, read_bundle
+from cytoloop.model.preprocess import fit_picture, restore_probability
+from cytoloop.params import ModelParams
+
+Array = np.ndarray[Any, Any]
+
+BATCH = 8
+SAMPLE_TOLERANCE = 1e-3
+"""Largest difference in probability at which another machine still gives the sample's answer."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one picture, at the picture's own size."""
+
+    ids_HW: Array
+    """uint8 class ids."""
+    probability_HW: Array
+    """float32, the probability of the class that was chosen."""
+
+
+class Predictor:
+    """A network ready to be asked, with its preprocessing, classes and threshold."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        from cytoloop.model.architectures import build
+
+        self._network = build(bundle.file.model)
+        fill_network(self._network, bundle.arrays)
+        self._call = compiled(self._network, bundle.file.model)
+        self._model = bundle.file.model
+        self._threshold = bundle.file.threshold
+        self.codec: LabelCodec = bundle.codec
+        self.meta: dict[str, Any] = bundle.file.model_dump(mode="json")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Predictor":
+        """From a bundle's folder; raises ModelError when it is damaged or foreign."""
+        return cls(read_bundle(Path(folder)))
+
+    def predict(self, pictures: Sequence[Array]) -> list[Prediction]:
+        """Class ids and probabilities for uint8 (H, W, 3) pictures of any sizes."""
+        return [
+            choose_classes(restore_probability(probability_hwC, *rgb_HW3.shape[:2]), self._threshold)
+            for rgb_HW3, probability_hwC in zip(pictures, self._probabilities(pictures), strict=True)
+        ]
+
+    def _probabilities(self, pictures: Sequence[Array]) -> list[Array]:
+        """float32 (image_height, image_width, classes) each."""
+        found: list[Array] = []
+        for start in range(0, len(pictures), BATCH):
+            batch = np.stack([fit_picture(rgb_HW3, self._model) for rgb_HW3 in pictures[start : start + BATCH]])
+            found += list(self._call(batch))
+        return found
+
+    def check_sample(self, folder: Path) -> None:
+        """Raise ModelError unless the bundle's sample gives the recorded answer."""
+        rgb_HW3 = decode_rgb((folder / SAMPLE_INPUT).read_bytes())
+        prediction = self.predict([rgb_HW3])[0]
+        with np.load(folder / SAMPLE_PROBABILITY, allow_pickle=False) as archive:
+            expected_HW = archive["probability"]
+        expected_ids_HW = decode_ids((folder / SAMPLE_OUTPUT).read_bytes())
+        off = float(np.abs(prediction.probability_HW - expected_HW).max())
+        changed = float((prediction.ids_HW != expected_ids_HW).mean())
+        if off > SAMPLE_TOLERANCE or changed > SAMPLE_TOLERANCE:
+            raise ModelError(
+                f"{folder}: its sample is answered differently here: probabilities differ by up to {off:.2g} "
+                f"(allowed {SAMPLE_TOLERANCE:g}), {changed:.2%} of the pixels change class"
+            )
+
+    def write_sample(self, folder: Path, rgb_HW3: Array) -> None:
+        """Record a picture and the model's answer to it."""
+        prediction = self.predict([rgb_HW3])[0]
+        (folder / SAMPLE_INPUT).write_bytes(encode_rgb_png(rgb_HW3))
+        (folder / SAMPLE_OUTPUT).write_bytes(self.codec.encode_png(prediction.ids_HW))
+        np.savez(folder / SAMPLE_PROBABILITY, probability=prediction.probability_HW)
+
+
+def choose_classes(probability_HWC: Array, threshold: float) -> Prediction:
+    """The likeliest class of each pixel; for one sigmoid channel, foreground at or above the threshold."""
+    if probability_HWC.shape[-1] == 1:
+        foreground_HW = probability_HWC[..., 0]
+        ids_HW = (foreground_HW >= threshold).astype(np.uint8)
+        return Prediction(ids_HW, np.where(ids_HW == 1, foreground_HW, 1 - foreground_HW).astype(np.float32))
+    ids_HW = probability_HWC.argmax(-1).astype(np.uint8)
+    return Prediction(ids_HW, np.take_along_axis(probability_HWC, ids_HW[..., None], -1)[..., 0])
+
+
+def compiled(network: Any, model: ModelParams) -> Any:
+    """A function from uint8 (B, H, W, C), any B, to float32 (B, H, W, classes), as one graph."""
+    import tensorflow as tf
+
+    shape = (None, model.image_height, model.image_width, model.image_channels)
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8)], jit_compile=False)
+    def call(pictures: Any) -> Any:
+        return network(tf.cast(pictures, tf.float32), training=False)
+
+    return lambda pictures_BHWC: call(pictures_BHWC).numpy()

@@ -1,0 +1,258 @@
+"""Training, one `fit` an epoch, so that after each the whole state can be put on disk.
+
+How it works. An epoch is one `keras.Model.fit` over the stream's epoch; between epochs plain code
+validates the averaged weights (EMA), moves the learning rate, keeps the best weights, and saves the
+state: every variable of network and optimizer (dropout's random state is among them), the best
+weights, and the numbers that the decisions rest on, in one file that is replaced in one act. A
+training that is killed goes on from that file and, since the data's order depends on (seed, epoch)
+alone, ends with the same weights as one that was left alone.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cytoloop.errors import ModelError
+from cytoloop.model.bundle import arrays_of, fill_network, read_arrays, write_arrays
+from cytoloop.model.data import PictureStream
+from cytoloop.model.losses import keras_loss, loss, metric
+from cytoloop.model.predict import compiled
+from cytoloop.params import ModelParams, TrainParams
+from cytoloop.scores.pixels import confusion, dice, macro
+
+if TYPE_CHECKING:
+    import keras
+
+Array = np.ndarray[Any, Any]
+Line = dict[str, float]
+"""One epoch's numbers: a row of history.csv."""
+
+CHECKPOINT = "state.npz"
+
+
+@dataclass
+class Progress:
+    """The numbers that a training's decisions rest on."""
+
+    epoch: int = 0
+    """Epochs finished."""
+    best_score: float = -1.0
+    best_epoch: int = -1
+    best_loss: float = float("inf")
+    epochs_since_best_loss: int = 0
+    history: list[Line] = field(default_factory=list)
+
+
+@dataclass
+class Training:
+    """A network with the state of its training."""
+
+    network: "keras.Model"
+    model: ModelParams
+    params: TrainParams
+    progress: Progress = field(default_factory=Progress)
+    best: dict[str, Array] = field(default_factory=dict)
+    """Averaged weights of the best epoch."""
+
+
+def start(build: Callable[[ModelParams], "keras.Model"], model: ModelParams, params: TrainParams, steps: int) -> Training:
+    """A fresh training: seeds set, network built and compiled, nothing learnt.
+
+    Args:
+        build: makes the network.
+        steps: batches in an epoch; the one-cycle schedule is spread over steps * epochs.
+    """
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(params.seed)
+    tf.config.experimental.enable_op_determinism()
+    network = build(model)
+    network.compile(
+        optimizer=_optimizer(params, steps),
+        loss=keras_loss(params.loss),
+        metrics=[metric(name) for name in params.metrics],
+        jit_compile=False,  # XLA is slower than TensorFlow's own kernels on a CPU
+    )
+    network.optimizer.build(network.trainable_variables)
+    return Training(network, model, params)
+
+
+def run(training: Training, stream: PictureStream, val: PictureStream, after_epoch: Callable[[Training], None]) -> None:
+    """Train to the last epoch or until patience is spent; the network ends with the best weights.
+
+    Args:
+        training: fresh, or restored from a checkpoint.
+        stream: the training pictures.
+        val: the pictures that choose the epoch.
+        after_epoch: called with the training after each epoch (to save, log and show it).
+    """
+    validate = _validator(training, val)
+    progress, params = training.progress, training.params
+    while progress.epoch < params.epochs and progress.epoch - 1 - progress.best_epoch < params.patience:
+        pictures = stream.epoch(params.seed, progress.epoch)
+        fitted = training.network.fit(pictures, verbose=0, shuffle=False).history
+        line = {name: float(values[-1]) for name, values in fitted.items()}
+        line["learning_rate"] = float(np.asarray(training.network.optimizer.learning_rate))
+        with_averages(training, lambda: line.update(validate()) or _keep_best(training, line))
+        progress.epoch += 1
+        progress.history.append({"epoch": float(progress.epoch), **line})
+        if params.schedule == "reduce_on_plateau":
+            _reduce_learning_rate(training, line["val_loss"])
+        after_epoch(training)
+    fill_network(training.network, training.best)
+
+
+def _keep_best(training: Training, line: Line) -> None:
+    score = line["val_macro_dice"]
+    if np.isnan(line["loss"]) or np.isnan(line["val_loss"]):
+        raise ModelError(
+            f"epoch {training.progress.epoch + 1}: the loss is not a number; lower train.learning_rate "
+            "or set train.clip_norm = 1.0"
+        )
+    if score > training.progress.best_score:
+        training.progress.best_score, training.progress.best_epoch = score, training.progress.epoch
+        training.best = {name: array.copy() for name, array in arrays_of(training.network).items()}
+
+
+def _reduce_learning_rate(training: Training, val_loss: float) -> None:
+    """Keras' ReduceLROnPlateau, with its counters in `Progress` so that they survive a restart."""
+    progress, params = training.progress, training.params
+    progress.epochs_since_best_loss += 1
+    if val_loss < progress.best_loss:
+        progress.best_loss, progress.epochs_since_best_loss = val_loss, 0
+    elif progress.epochs_since_best_loss >= params.reducer_patience:
+        optimizer = training.network.optimizer
+        optimizer.learning_rate.assign(optimizer.learning_rate * params.reducer_factor)
+        progress.epochs_since_best_loss = 0
+
+
+def with_averages(training: Training, work: Callable[[], Any]) -> None:
+    """Do `work` while the network holds the averaged weights, where there are any."""
+    network = training.network
+    if training.params.ema_momentum is None:
+        work()
+        return
+    variables = network.trainable_variables
+    trained = [variable.numpy() for variable in variables]
+    network.optimizer.finalize_variable_values(variables)
+    work()
+    for variable, value in zip(variables, trained, strict=True):
+        variable.assign(value)
+
+
+def _validator(training: Training, val: PictureStream) -> Callable[[], Line]:
+    """A function that scores the network on `val`: loss, the metrics by name, and macro Dice.
+
+    val_macro_dice is the mean over foreground classes of Dice pooled over pictures, hard labels,
+    at the network's picture size.
+    """
+    import tensorflow as tf
+
+    ask = compiled(training.network, training.model)
+    functions = {"loss": loss(training.params.loss)} | {name: metric(name) for name in training.params.metrics}
+    classes = max(training.model.num_classes, 2)
+
+    def validate() -> Line:
+        confusion_CC = np.zeros((classes, classes), np.int64)
+        sums = dict.fromkeys(functions, 0.0)
+        for pictures, truth in val.in_order():
+            probability = ask(pictures)
+            for name, function in functions.items():
+                sums[name] += len(truth) * float(function(tf.constant(truth), tf.constant(probability)))
+            confusion_CC += confusion(truth, hard_labels(probability), classes)
+        line = {f"val_{name}": total / val.pictures for name, total in sums.items()}
+        return line | {"val_macro_dice": float(np.nan_to_num(macro(dice(confusion_CC))))}
+
+    return validate
+
+
+def hard_labels(probability_BHWC: Array, threshold: float = 0.5) -> Array:
+    """uint8 (B, H, W): the likeliest class, or foreground at or above the threshold for one channel."""
+    if probability_BHWC.shape[-1] == 1:
+        return (probability_BHWC[..., 0] >= threshold).astype(np.uint8)
+    return probability_BHWC.argmax(-1).astype(np.uint8)
+
+
+def choose_threshold(training: Training, val: PictureStream) -> float:
+    """The foreground threshold with the best pooled Dice on `val`; 0.5 for softmax heads."""
+    if training.model.num_classes > 1:
+        return 0.5
+    ask = compiled(training.network, training.model)
+    thresholds = np.round(np.arange(0.2, 0.81, 0.05), 2)
+    counts = np.zeros((len(thresholds), 2, 2), np.int64)
+    for pictures, truth in val.in_order():
+        probability = ask(pictures)
+        for i, threshold in enumerate(thresholds):
+            counts[i] += confusion((truth > 0).astype(np.uint8), hard_labels(probability, threshold), 2)
+    scores = dice(counts)[:, 1]
+    # the nearest to 0.5 among the best, so that a flat optimum gives a plain threshold
+    best = max(range(len(thresholds)), key=lambda i: (round(float(scores[i]), 4), -abs(thresholds[i] - 0.5)))
+    return float(thresholds[best])
+
+
+def _optimizer(params: TrainParams, steps: int) -> Any:
+    import keras
+
+    common: dict[str, Any] = {"clipvalue": params.clip_value, "global_clipnorm": params.clip_norm}
+    if params.ema_momentum is not None:
+        common |= {"use_ema": True, "ema_momentum": params.ema_momentum, "ema_overwrite_frequency": None}
+    rate = one_cycle(params, steps) if params.schedule == "one_cycle" else params.learning_rate
+    if params.optimizer == "adamw":
+        return keras.optimizers.AdamW(rate, weight_decay=params.weight_decay, **common)
+    return keras.optimizers.Adam(rate, **common)
+
+
+def one_cycle(params: TrainParams, steps: int) -> Any:
+    """A learning rate that rises over the first 30 % of all steps and falls by a cosine to almost 0.
+
+    From learning_rate / 25 up to learning_rate, down to learning_rate / 1000: the policy of Smith and
+    Topin 2017, arXiv:1708.07120.
+    """
+    import keras
+
+    total = max(steps * params.epochs, 2)
+    warmup = max(int(0.3 * total), 1)
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=params.learning_rate / 25,
+        decay_steps=total - warmup,
+        alpha=1e-3,
+        warmup_target=params.learning_rate,
+        warmup_steps=warmup,
+    )
+
+
+def save(training: Training, folder: Path) -> None:
+    """Put the whole state on disk, in one file, in one act."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {f"best/{name}": array for name, array in training.best.items()}
+    for i, variable in enumerate(_all_variables(training)):
+        state[f"variable/{i:05d}"] = np.asarray(variable)
+    progress = json.dumps(dataclasses.asdict(training.progress)).encode()
+    state["progress"] = np.frombuffer(progress, np.uint8)
+    part = folder / (CHECKPOINT + ".part")
+    write_arrays(part, state)
+    os.replace(part, folder / CHECKPOINT)
+
+
+def restore(training: Training, folder: Path) -> bool:
+    """Bring a fresh training to the state that `save` put there; False when there is none."""
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        return False
+    state = read_arrays(path)
+    training.progress = Progress(**json.loads(state["progress"].tobytes()))
+    training.best = {name.removeprefix("best/"): a for name, a in state.items() if name.startswith("best/")}
+    for i, variable in enumerate(_all_variables(training)):
+        variable.assign(state[f"variable/{i:05d}"])
+    return True
+
+
+def _all_variables(training: Training) -> list[Any]:
+    return [*training.network.variables, *training.network.optimizer.variables]

@@ -1,0 +1,380 @@
+"""params.yaml as a frozen, typed tree: one section a step, every number with its unit.
+
+Unknown keys, wrong types and impossible combinations are refused by `load_params` before any
+work, naming the key, the value and what is allowed.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cytoloop.errors import ParamsError
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A frozen section; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ClassParams(Section):
+    """One class of the masks; its id is its place in the list, and the first is background."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="lower case, as it shows in tables")
+    color: tuple[Byte, Byte, Byte] = Field(description="RGB colour in colour masks and overlays")
+    value: Byte | None = Field(None, description="grey value in grey masks, where the source has them")
+
+
+class SmearParams(Section):
+    """The embedded blood-smear generator (layout `smear`)."""
+
+    train: int = Field(320, ge=1, description="pictures composed from the training cells")
+    valid: int = Field(64, ge=1, description="pictures composed from the validation cells")
+    test: int = Field(96, ge=1, description="pictures composed from the test cells")
+    size: int = Field(224, ge=64, le=1024, description="side of a picture, pixels")
+    cells_per_class: int = Field(40, ge=10, description="cells drawn for each class, before the split")
+    cells_from: str | None = Field(
+        None, description="folder of an ingested table whose cells are cropped; null draws them"
+    )
+    seed: int = Field(7, ge=0, description="seed of cells and composition")
+
+
+class IngestParams(Section):
+    """Where the pictures come from, and how their masks are read."""
+
+    layout: str = Field(description="declared layout; `cytoloop sources` lists them")
+    source: str = Field(description="folder, zip or s3:// address of the pictures")
+    licence: str | None = Field(None, description="licence of the pictures; null takes the layout's own")
+    citation: str | None = Field(None, description="whom to cite; null takes the layout's own")
+    group_pattern: str | None = Field(
+        None, description="regular expression on the file stem with a (?P<group>...); null: layout's rule"
+    )
+    color_tolerance: float = Field(
+        0, ge=0, le=255, description="largest RGB distance (Euclidean, 0..441) at which a colour is a class's"
+    )
+    mask_threshold: Byte | None = Field(
+        None, description="grey value from which on a mask pixel is foreground, for masks without a codec"
+    )
+    mask_blur: int = Field(0, ge=0, description="box blur after the threshold, all it touches is foreground, pixels (0: none)")
+    max_megapixels: float = Field(64, gt=0, description="largest picture accepted, 10^6 pixels")
+    rows_per_shard: int = Field(256, ge=1, description="pictures in one Parquet shard")
+    smear: SmearParams = SmearParams()
+
+    @field_validator("group_pattern")
+    @classmethod
+    def _names_a_group(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                groups = re.compile(pattern).groupindex
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from None
+            if "group" not in groups:
+                raise ValueError("must have a named group, as in '(?P<group>[^_]+)_.*'")
+        return pattern
+
+
+class ValidateParams(Section):
+    """What the data must be like to be trained on."""
+
+    min_pictures: int = Field(3, ge=1, description="fewest pictures in the table")
+    min_side: int = Field(32, ge=1, description="shortest side accepted, pixels")
+    max_side: int = Field(8192, ge=1, description="longest side accepted, pixels")
+    modes: tuple[str, ...] = Field(
+        ("RGB", "RGBA", "L", "LA", "P", "I;16", "I", "1"), description="accepted modes of the original files"
+    )
+    max_unknown_fraction: Fraction = Field(0, description="unknown colours in one mask, fraction of its pixels")
+    max_empty_fraction: Fraction = Field(0.5, description="pictures without any foreground, fraction of all")
+    class_fractions: dict[str, tuple[Fraction, Fraction]] = Field(
+        {}, description="class name -> [least, most] fraction of all pixels"
+    )
+    required_classes: Literal["all", "any"] = Field(
+        "any", description="all: a class that never occurs fails the run; any: it is a warning"
+    )
+    near_duplicate_bits: int = Field(
+        6, ge=0, le=256, description="pictures whose 256-bit perceptual hashes differ by fewer bits are near-duplicates"
+    )
+    max_near_duplicate_fraction: Fraction = Field(
+        1, description="pictures with a near-duplicate in another group, fraction of all"
+    )
+
+
+class SplitParams(Section):
+    """Who trains, who chooses, who judges: by group, never by picture."""
+
+    train: float = Field(0.7, gt=0, lt=1, description="fraction of the groups")
+    val: float = Field(0.15, gt=0, lt=1, description="fraction of the groups")
+    test: float = Field(0.15, gt=0, lt=1, description="fraction of the groups")
+    respect_given: bool = Field(True, description="keep the split that the source came with")
+    near_duplicate_bits: int = Field(
+        6, ge=0, le=256, description="near-duplicates of a test or val picture leave the training set"
+    )
+    seed: int = Field(0, ge=0, description="seed of the groups' hash")
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> "SplitParams":
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train + val + test must be 1, not {total:g}")
+        return self
+
+
+class AugmentParams(Section):
+    """Offline augmentation of the training rows."""
+
+    copies: int = Field(1, ge=0, description="augmented copies of each training picture")
+    flips: bool = Field(True, description="mirror left-right and up-down at random")
+    rotation: float = Field(180, ge=0, le=180, description="largest rotation either way, degrees")
+    quarter_turns: bool = Field(True, description="rotate by multiples of 90 degrees only: no resampling")
+    seed: int = Field(0, ge=0, description="seed, joined with the picture's id and the copy's number")
+
+
+Architecture = Literal["flexunet", "leanunet"]
+
+
+class ModelParams(Section):
+    """The network. The names of the U-Net's settings are those of the seed projects."""
+
+    architecture: Architecture = Field("flexunet", description="a name that `cytoloop model list` shows")
+    image_width: int = Field(256, ge=16, le=4096, description="width that the network sees, pixels")
+    image_height: int = Field(256, ge=16, le=4096, description="height that the network sees, pixels")
+    image_channels: Literal[1, 3] = Field(3, description="1: grey, 3: RGB")
+    num_classes: int = Field(ge=1, le=255, description="outputs of the head: classes with background, or 1")
+    base_filters: int = Field(16, ge=1, le=256, description="filters of the first level; doubled each level")
+    base_kernels: int = Field(3, ge=1, le=15, description="kernel of the first level, pixels; 2 less a level, to 3")
+    num_layers: int = Field(5, ge=2, le=9, description="levels, the bridge included")
+    dropout_rate: float = Field(0.05, ge=0, lt=1, description="dropout of a level = this times its number, from 0")
+    dilation: int = Field(1, ge=1, le=8, description="dilation of the first level, pixels; 1 less a level, to 1")
+    normalization: Literal["none", "batch", "group"] = Field("none", description="after each convolution")
+
+    @field_validator("base_kernels")
+    @classmethod
+    def _odd(cls, kernel: int) -> int:
+        if kernel % 2 == 0:
+            raise ValueError("must be odd (1, 3, 5, ...), so that a kernel has a centre")
+        return kernel
+
+    def stride(self, num_layers: int | None = None) -> int:
+        """Pixels of the picture to one of the coarsest level; the picture's sides are multiples of it."""
+        stem = 1 if self.architecture == "leanunet" else 0
+        return int(2 ** ((num_layers or self.num_layers) - 1 + stem))
+
+
+Loss = Literal["categorical_crossentropy", "binary_crossentropy", "dice", "bce_dice", "cce_dice"]
+Metric = Literal["accuracy", "dice_coef", "dice_coef_multiclass"]
+
+
+class TrainParams(Section):
+    """How the network is trained."""
+
+    epochs: int = Field(20, ge=1, description="passes over the training rows, at most")
+    batch_size: int = Field(8, ge=1, description="pictures in one step")
+    optimizer: Literal["adam", "adamw"] = Field("adamw", description="the optimizer")
+    learning_rate: float = Field(3e-3, gt=0, description="largest learning rate")
+    schedule: Literal["constant", "one_cycle", "reduce_on_plateau"] = Field(
+        "one_cycle", description="how the learning rate moves"
+    )
+    weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay (adamw)")
+    clip_value: float | None = Field(None, gt=0, description="gradients are cut to +- this; null: not cut")
+    clip_norm: float | None = Field(None, gt=0, description="gradients' global norm is cut to this; null: not cut")
+    loss: Loss = Field("cce_dice", description="the loss, by name")
+    metrics: tuple[Metric, ...] = Field(("accuracy",), description="the seeds' metrics, reported beside ours")
+    ema_momentum: float | None = Field(
+        0.99, gt=0, lt=1, description="momentum of the weights' moving average per step; null: none"
+    )
+    patience: int = Field(10, ge=1, description="epochs without a better val score before training stops")
+    reducer_factor: float = Field(0.4, gt=0, lt=1, description="reduce_on_plateau: factor on the learning rate")
+    reducer_patience: int = Field(4, ge=1, description="reduce_on_plateau: epochs without a better val loss")
+    seed: int = Field(0, ge=0, description="seed of weights, order and dropout")
+
+
+class TuneParams(Section):
+    """A search over the network's size; only train and val are seen."""
+
+    trials: int = Field(4, ge=0, description="networks tried; 0 keeps the model section as it is")
+    epochs: int = Field(2, ge=1, description="epochs of one trial")
+    pictures: int = Field(96, ge=1, description="training pictures of one trial, at most")
+    base_filters: tuple[int, ...] = Field((8, 16), min_length=1, description="choices")
+    base_kernels: tuple[int, ...] = Field((3, 5), min_length=1, description="choices")
+    num_layers: tuple[int, ...] = Field((4, 5), min_length=1, description="choices")
+    seed: int = Field(0, ge=0, description="seed of the sampler")
+
+
+class EvaluateParams(Section):
+    """How the model is judged on the test split."""
+
+    bootstrap_samples: int = Field(1000, ge=0, description="resamples of groups for the intervals")
+    confidence: float = Field(0.95, gt=0, lt=1, description="level of the intervals")
+    examples: int = Field(4, ge=1, description="pictures in each part (best, median, worst) of the sheet")
+    seed: int = Field(0, ge=0, description="seed of the bootstrap")
+
+
+class InferParams(Section):
+    """Masks for new pictures, from the finished model."""
+
+    images: str | None = Field(None, description="folder of pictures; null predicts the first test pictures")
+    limit: int = Field(6, ge=1, description="test pictures predicted when `images` is null")
+    overlay: Fraction = Field(0.45, description="opacity of the mask in overlays")
+
+
+class RegisterParams(Section):
+    """Where the model goes in the registry, and when it reigns."""
+
+    name: str = Field("segmenter", pattern=r"^[A-Za-z0-9_.-]+$", description="name of the registered model")
+    experiment: str = Field("cytoloop", description="MLflow experiment of all runs")
+    alias: str = Field("champion", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", description="alias of the reigning version")
+    min_improvement: float = Field(0, ge=0, description="macro Dice that a challenger must gain")
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    classes: tuple[ClassParams, ...] = Field(min_length=2, max_length=255)
+    ingest: IngestParams
+    # fields named `validate` and `register` would hide methods of pydantic's
+    validation: ValidateParams = Field(ValidateParams(), alias="validate")
+    split: SplitParams = SplitParams()
+    augment: AugmentParams = AugmentParams()
+    model: ModelParams
+    train: TrainParams = TrainParams()
+    tune: TuneParams = TuneParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    infer: InferParams = InferParams()
+    registration: RegisterParams = Field(RegisterParams(), alias="register")
+
+    def section(self, name: str) -> Any:
+        """A section by its name in params.yaml."""
+        return getattr(self, {"validate": "validation", "register": "registration"}.get(name, name))
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Params":
+        problems = [
+            *_class_problems(self.classes),
+            *_prior_problems(self.classes, self.validation),
+            *_head_problems(self.classes, self.model, self.train),
+            *_stride_problems(self.model, self.tune),
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def _class_problems(classes: tuple[ClassParams, ...]) -> list[str]:
+    names, colors = [c.name for c in classes], [c.color for c in classes]
+    values = [c.value for c in classes if c.value is not None]
+    problems = []
+    if len(set(names)) < len(names):
+        problems.append(f"classes: names repeat in {names}; each must be used once")
+    if len(set(colors)) < len(colors):
+        problems.append(f"classes: colours repeat in {colors}; each must be used once")
+    if len(set(values)) < len(values):
+        problems.append(f"classes: grey values repeat in {values}; each must be used once")
+    return problems
+
+
+def _prior_problems(classes: tuple[ClassParams, ...], validation: ValidateParams) -> list[str]:
+    names = [c.name for c in classes]
+    return [
+        f"validate.class_fractions.{name}: no such class; allowed: {', '.join(names)}"
+        for name in validation.class_fractions
+        if name not in names
+    ]
+
+
+def _head_problems(classes: tuple[ClassParams, ...], model: ModelParams, train: TrainParams) -> list[str]:
+    problems = []
+    binary = len(classes) == 2
+    allowed = [1, 2] if binary else [len(classes)]
+    if model.num_classes not in allowed:
+        problems.append(
+            f"model.num_classes = {model.num_classes} does not match the {len(classes)} entries of `classes`; "
+            f"allowed: {' or '.join(map(str, allowed))}"
+        )
+    sigmoid = model.num_classes == 1
+    if sigmoid != (train.loss in ("binary_crossentropy", "bce_dice")) and train.loss != "dice":
+        fitting = "binary_crossentropy, bce_dice or dice" if sigmoid else "categorical_crossentropy, cce_dice or dice"
+        problems.append(
+            f"train.loss = {train.loss} does not fit model.num_classes = {model.num_classes}; allowed: {fitting}"
+        )
+    if "dice_coef_multiclass" in train.metrics and sigmoid:
+        problems.append("train.metrics: dice_coef_multiclass needs model.num_classes >= 2; allowed: dice_coef")
+    if "dice_coef" in train.metrics and not sigmoid:
+        problems.append("train.metrics: dice_coef needs model.num_classes = 1; allowed: dice_coef_multiclass")
+    return problems
+
+
+def _stride_problems(model: ModelParams, tune: TuneParams) -> list[str]:
+    problems = []
+    choices = {"model.num_layers": [model.num_layers], "tune.num_layers": tune.num_layers if tune.trials else []}
+    for key, levels in choices.items():
+        for level in levels:
+            stride = model.stride(level)
+            for side in ("image_width", "image_height"):
+                if getattr(model, side) % stride:
+                    problems.append(
+                        f"model.{side} = {getattr(model, side)} is not divisible by {stride}, "
+                        f"the network's stride at {key} = {level}; allowed: multiples of {stride}"
+                    )
+    for kernel in tune.base_kernels if tune.trials else []:
+        if kernel % 2 == 0 or kernel < 1:
+            problems.append(f"tune.base_kernels: {kernel} is not an odd number of pixels")
+    return problems
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error, and 1e-3 is a number (YAML 1.2)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise ParamsError(f"line {node.start_mark.line + 1}: key given twice: {', '.join(twice)}")
+        return super().construct_mapping(node, deep)
+
+
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_params(path: Path) -> Params:
+    """Read and check a params file.
+
+    Raises:
+        ParamsError: the file is missing, is not YAML, or holds something that is not allowed;
+            the message has a line for each problem.
+    """
+    if not path.is_file():
+        raise ParamsError(f"{path}: no such params file; run in the project's folder or give --params")
+    try:
+        tree = yaml.load(path.read_text("utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, ParamsError) as error:
+        raise ParamsError(f"{path} is not a params file: {error}") from None
+    return check_params(tree, str(path))
+
+
+def check_params(tree: Any, where: str) -> Params:
+    """Check a plain tree (as from YAML or JSON) against the typed one; `where` names it in errors."""
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"  {_problem(entry)}" for entry in error.errors()]
+        raise ParamsError("\n".join([f"{where}: {len(lines)} problem(s)", *lines])) from None
+
+
+def _problem(entry: Any) -> str:
+    key = ".".join(str(part) for part in entry["loc"])
+    if entry["type"] == "extra_forbidden":
+        return f"{key} = {entry['input']!r}: unknown key; remove it or correct its name"
+    if entry["type"] == "missing":
+        return f"{key}: is missing"
+    message = entry["msg"].removeprefix("Value error, ")
+    if not key:
+        return "\n  ".join(message.split("; ") if "; allowed" not in message else [message])
+    shown = repr(entry["input"])
+    return f"{key} = {shown if len(shown) < 80 else shown[:77] + '...'}: {message}"

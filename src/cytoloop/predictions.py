@@ -1,0 +1,119 @@
+"""Masks on disk for pictures on disk: what `infer` and `cytoloop predict` write."""
+
+import csv
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cytoloop.artifacts import PREDICTIONS
+from cytoloop.errors import SourceError
+from cytoloop.images.codec import LabelCodec
+from cytoloop.images.decode import SUFFIXES, UnreadablePicture, decode_rgb, encode_rgb_png
+
+if TYPE_CHECKING:
+    from cytoloop.model.predict import Predictor
+
+Array = np.ndarray[Any, Any]
+
+BATCH = 8
+MAX_PIXELS = 64_000_000
+
+
+def find_pictures(inputs: Sequence[Path]) -> list[Path]:
+    """The picture files among files and folders (not below them), sorted within a folder.
+
+    Raises:
+        SourceError: a path does not exist, no picture is found, or two have the same stem (their
+            masks would have the same name).
+    """
+    found: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            found += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise SourceError(f"{path}: no such file or folder; give pictures or a folder of pictures")
+    if not found:
+        raise SourceError(f"{', '.join(map(str, inputs))}: no picture there; allowed: {', '.join(SUFFIXES)}")
+    by_stem: dict[str, Path] = {}
+    for path in found:
+        twin = by_stem.setdefault(path.stem, path)
+        if twin != path:
+            raise SourceError(f"{path}: its mask would have the name of {twin}'s; rename one or predict them apart")
+    return found
+
+
+def write_predictions(
+    predictor: "Predictor", pictures: Iterable[tuple[str, bytes]], folder: Path, overlay: float
+) -> dict[str, float]:
+    """Predict pictures and write their masks, overlays and a table of areas.
+
+    For a picture `cell 7.jpg` of any size: `cell 7.png`, an indexed PNG of the same size with class ids
+    as values; `cell 7_overlay.png`; and in predictions.csv a line a class (file, class, pixels, fraction).
+    The folder is made if need be; its files appear together when all are done.
+
+    Args:
+        pictures: file names with the files' bytes; stems must differ.
+        overlay: opacity of the mask, 0..1.
+
+    Raises:
+        SourceError: a picture cannot be read; nothing is written then.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines: list[list[Any]] = []
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as beside:
+        for name, rgb_HW3, ids_HW in _predicted(predictor, pictures):
+            stem = Path(name).stem
+            (Path(beside) / f"{stem}.png").write_bytes(predictor.codec.encode_png(ids_HW))
+            painted_HW3 = paint(rgb_HW3, ids_HW, predictor.codec, overlay)
+            (Path(beside) / f"{stem}_overlay.png").write_bytes(encode_rgb_png(painted_HW3))
+            counts_C = np.bincount(ids_HW.ravel(), minlength=len(predictor.codec.classes))
+            lines += [
+                [name, label, int(count), f"{count / ids_HW.size:.6f}"]
+                for label, count in zip(predictor.codec.names, counts_C, strict=True)
+            ]
+        (Path(beside) / PREDICTIONS).write_text(_csv(["file", "class", "pixels", "fraction"], lines), "utf-8")
+        for path in sorted(Path(beside).iterdir()):
+            os.replace(path, folder / path.name)
+    return {"pictures": float(len(lines) // len(predictor.codec.classes))}
+
+
+def _predicted(predictor: "Predictor", pictures: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, Array, Array]]:
+    pictures = iter(pictures)
+    while batch := [(name, _decode(name, data)) for name, data in islice(pictures, BATCH)]:
+        answers = predictor.predict([rgb_HW3 for _, rgb_HW3 in batch])
+        for (name, rgb_HW3), answer in zip(batch, answers, strict=True):
+            yield name, rgb_HW3, answer.ids_HW
+
+
+def _decode(name: str, data: bytes) -> Array:
+    try:
+        return decode_rgb(data, MAX_PIXELS)
+    except UnreadablePicture as error:
+        raise SourceError(f"{name}: {error}; remove or replace it") from None
+
+
+def paint(rgb_HW3: Array, ids_HW: Array, codec: LabelCodec, opacity: float) -> Array:
+    """uint8 (H, W, 3): the picture with the foreground classes' colours laid over it."""
+    mixed_HW3 = rgb_HW3 * (1 - opacity) + codec.colors(ids_HW).astype(np.float32) * opacity
+    return np.where(ids_HW[..., None] > 0, np.rint(mixed_HW3), rgb_HW3).astype(np.uint8)
+
+
+def _csv(header: list[str], lines: list[list[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([[_harmless(cell) for cell in line] for line in lines])
+    return text.getvalue()
+
+
+def _harmless(cell: Any) -> Any:
+    """A file name that a spreadsheet would run as a formula is quoted."""
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@" else cell

@@ -1,0 +1,57 @@
+"""Where a result comes from: the commit, the data, the params, the versions."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from typing import Any
+
+PACKAGES = ("cytoloop", "keras", "numpy", "opencv-python-headless", "tensorflow")
+
+
+def provenance(digests: dict[str, str], sections: dict[str, Any]) -> dict[str, Any]:
+    """The facts that a model carries with it; the same for the same commit, data and params.
+
+    Args:
+        digests: of the artifacts that it was made from, by name.
+        sections: the params that it was made with, by section.
+    """
+    plain = {name: _plain(value) for name, value in sections.items()}
+    return {
+        "git_commit": git_commit(),
+        "digests": digests,
+        "params": plain,
+        "params_sha256": fingerprint(plain),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of a JSON-able value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()
+
+
+def git_commit() -> str:
+    """The commit of the working folder; CYTOLOOP_GIT_COMMIT where there is no git (an image), else unknown.
+
+    Uncommitted changes show as a `-dirty` behind it.
+    """
+    given = os.environ.get("CYTOLOOP_GIT_COMMIT")
+    if given:
+        return given
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value

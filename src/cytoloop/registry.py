@@ -1,0 +1,203 @@
+"""Versions of a model in MLflow's registry, and the alias of the one that reigns.
+
+MLflow has no compare-and-set for aliases. On an SQLite file a lock beside it makes one of `promote`;
+on a server the alias is read, compared, set and read again, which narrows a race to milliseconds.
+"""
+
+import importlib.metadata
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cytoloop.errors import ModelError
+from cytoloop.tracking import explained, open_store, quiet_mlflow, store_lock, store_name
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SERVING = Path(__file__).parent / "model" / "serving.py"
+BUNDLE_NAME = "bundle"
+DIGEST_TAG = "model_digest"
+PACKAGES = (
+    "cytoloop",
+    "keras",
+    "mlflow",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pydantic",
+    "tensorflow",
+)
+URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model."""
+
+    name: str
+    version: str
+    tags: dict[str, str]
+    run_id: str | None
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
+
+
+def register_version(name: str, model_folder: Path, run_id: str, tags: Mapping[str, str]) -> Version:
+    """Store a bundle as a new version, or find the version that has its digest already.
+
+    Args:
+        name: of the registered model, made where there is none.
+        model_folder: the bundle, stored as it is.
+        run_id: the run that made it.
+        tags: of a new version; `model_digest` among them.
+    """
+    with explained():
+        client = open_store()
+        with store_lock():
+            known = _with_digest(client, name, tags[DIGEST_TAG])
+            return known or _make_version(client, name, model_folder, run_id, tags)
+
+
+def tag_version(version: Version, tags: Mapping[str, str]) -> None:
+    """Set tags of a version, anew where they exist."""
+    with explained():
+        client = open_store()
+        for key, value in tags.items():
+            client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def current(name: str, alias: str) -> Version | None:
+    """The version that has the alias, or None where no version or no such model is."""
+    with explained():
+        return _holder(open_store(), name, alias)
+
+
+def promote(name: str, version: str, alias: str, expect: str | None) -> bool:
+    """Move the alias to a version, if it still is where the caller has seen it.
+
+    Args:
+        name: of the registered model.
+        version: the new holder.
+        alias: to move.
+        expect: the version that the caller compared with, or None where there was none.
+
+    Returns:
+        Whether the alias was moved. False: somebody else was faster; look at `current` and compare anew.
+    """
+    with explained():
+        client = open_store()
+        with store_lock():
+            holder = _holder(client, name, alias)
+            if (holder and holder.version) != expect:
+                return False
+            client.set_registered_model_alias(name, alias, version)
+            holder = _holder(client, name, alias)
+            return holder is not None and holder.version == version
+
+
+def fetch(uri: str, folder: Path) -> Path:
+    """Download a version's bundle.
+
+    Args:
+        uri: `models:/NAME@ALIAS` or `models:/NAME/3`.
+        folder: where to put it.
+
+    Returns:
+        The bundle's folder, inside `folder`.
+
+    Raises:
+        ModelError: the address is of another form, or there is no such version.
+    """
+    address = URI.fullmatch(uri)
+    if address is None:
+        raise ModelError(f"{uri}: not an address of a registered model; allowed: models:/NAME@ALIAS or models:/NAME/3")
+    name, alias, number = address["name"], address["alias"], address["version"]
+    with explained():
+        client = open_store()
+        version = _holder(client, name, alias) if alias else _if_there(lambda: client.get_model_version(name, number))
+        if version is None:
+            raise ModelError(
+                f"{uri}: no such version in {store_name()}; `cytoloop register` makes one, "
+                "or set MLFLOW_TRACKING_URI for another store"
+            )
+        inside = f"{version.uri}/artifacts/{BUNDLE_NAME}"
+        return Path(quiet_mlflow().artifacts.download_artifacts(inside, dst_path=str(folder)))
+
+
+def _holder(client: "MlflowClient", name: str, alias: str) -> Version | None:
+    return _if_there(lambda: client.get_model_version_by_alias(name, alias))
+
+
+def _if_there(look: Callable[[], Any]) -> Version | None:
+    try:
+        return _version(look())
+    except quiet_mlflow().MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # no model; no alias
+            return None
+        raise
+
+
+def _with_digest(client: "MlflowClient", name: str, digest: str) -> Version | None:
+    condition = f"name = '{name}' and tags.`{DIGEST_TAG}` = '{digest}'"
+    found = client.search_model_versions(condition, max_results=1)
+    return _version(found[0]) if found else None
+
+
+def _version(found: Any) -> Version:
+    return Version(found.name, str(found.version), dict(found.tags), found.run_id)
+
+
+def _make_version(
+    client: "MlflowClient", name: str, model_folder: Path, run_id: str, tags: Mapping[str, str]
+) -> Version:
+    model_id = _log_model(client, model_folder, run_id)
+    with suppress(quiet_mlflow().MlflowException):  # it exists; another error shows in the next call
+        client.create_registered_model(name)
+    return _version(
+        client.create_model_version(name, f"models:/{model_id}", run_id=run_id, tags=dict(tags), model_id=model_id)
+    )
+
+
+def _log_model(client: "MlflowClient", model_folder: Path, run_id: str) -> str:
+    """Store the bundle and the file that serves it with a run, which stays as finished as it is."""
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    run = client.get_run(run_id)
+    model_id = client.create_logged_model(run.info.experiment_id, "model", source_run_id=run_id).model_id
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle = shutil.copytree(model_folder, Path(scratch) / BUNDLE_NAME)  # MLflow keeps the folder's name
+        quiet_mlflow().pyfunc.save_model(
+            Path(scratch) / "model",
+            python_model=SERVING,
+            artifacts={BUNDLE_NAME: str(bundle)},
+            signature=_signature(),
+            input_example=np.zeros((1, 16, 16, 3), np.uint8),
+            pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in PACKAGES],
+            mlflow_model=Model(run_id=run_id, model_id=model_id, model_uuid=model_id),
+        )
+        client.log_model_artifacts(model_id, str(Path(scratch) / "model"))
+    client.finalize_logged_model(model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+    return str(model_id)
+
+
+def _signature() -> Any:
+    """uint8 pictures (N, H, W, 3) in, uint8 class ids (N, H, W) out."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    byte = np.dtype("uint8")
+    return ModelSignature(
+        inputs=Schema([TensorSpec(byte, (-1, -1, -1, 3))]), outputs=Schema([TensorSpec(byte, (-1, -1, -1))])
+    )

@@ -1,0 +1,49 @@
+"""What the validation found, as HTML that needs nothing but itself.
+
+Everything is rendered from the receipt, and every text in it is escaped.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from cytoloop.artifacts import DATA_DOCS, Card
+
+
+def validation_page(receipt: dict[str, Any], card: Card) -> str:
+    """The whole page: verdict, expectations in plain words, offenders, and what is in the dataset."""
+    shares = [(c.name, c.color, receipt["statistics"]["class_fractions"][c.name]) for c in card.codec.classes]
+    return (
+        _templates()
+        .get_template("validation.html")
+        .render(receipt=receipt, card=card, shares=shares, data_docs=f"{DATA_DOCS}/index.html")
+    )
+
+
+def validation_section(receipt: dict[str, Any]) -> str:
+    """An HTML fragment for another report: verdict, expectations and offenders."""
+    return _templates().get_template("validation_section.html").render(receipt=receipt)
+
+
+@cache
+def _templates() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = _percent
+    return environment
+
+
+def _percent(fraction: float) -> str:
+    """A fraction as people read it: 12 %, 1.2 %, 0.12 %, and no rounding of little to nothing."""
+    percent = 100 * fraction
+    if percent and percent < 0.01:
+        return "< 0.01 %"
+    digits = 0 if percent >= 10 or percent == 0 else 1 if percent >= 1 else 2
+    return f"{percent:.{digits}f} %"

@@ -1,0 +1,6 @@
+"""Composed blood smears: cells drawn or cropped, strewn and affixed, with their truth."""
+
+from cytoloop.smear.compose import SmearPicture, compose_smears
+from cytoloop.smear.protocol import Protocol, read_protocol
+
+__all__ = ["Protocol", "SmearPicture", "compose_smears", "read_protocol"]

@@ -1,0 +1,1 @@
+"""The steps: one plain function in one module of the same name, run through `cytoloop.door`."""

@@ -1,0 +1,120 @@
+"""Variants of the training pictures, made once and versioned like any other table."""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from cytoloop.artifacts import TRAIN, Row, TableWriter, read_card, read_facts, read_rows, read_splits
+from cytoloop.door import Input, Numbers, Output
+from cytoloop.errors import ArtifactError
+from cytoloop.images.augment import Sample, Variations
+from cytoloop.images.codec import LabelCodec
+from cytoloop.images.decode import decode_ids, decode_instances, decode_rgb, encode_instances_png, encode_rgb_png
+from cytoloop.images.hashes import perceptual_hash
+from cytoloop.params import AugmentParams
+
+THREADS = 4
+AHEAD = 2 * THREADS  # pictures in work at most
+
+Given, Made = TypeVar("Given"), TypeVar("Made")
+
+
+def augment(raw: Input, splits: Input, augmented: Output, augment_params: AugmentParams) -> Numbers:
+    """Write `copies` variants of each training picture as a table; val and test are never touched.
+
+    A variant's id is `<origin>~<number>`; it is in its origin's group, and names it in `origin`. It
+    depends on the seed, the origin and the number alone. With no copies the table is empty.
+
+    Returns:
+        Counts: origins and pictures (variants).
+
+    Raises:
+        ArtifactError: the splits are of another table.
+    """
+    card = read_card(raw)
+    origins = _training_ids(raw, splits) if augment_params.copies else set()
+    make = partial(_variants, codec=card.codec, params=augment_params)
+    with TableWriter(augmented, replace(card, name=f"{card.name} (augmented)")) as table:
+        made = _in_order(make, read_rows(raw, origins))
+        for variants in tqdm(made, "augment", len(origins), leave=False, unit="picture", disable=None):
+            for variant in variants:
+                table.write(variant)
+    return {"origins": len(origins), "pictures": len(origins) * augment_params.copies}
+
+
+def _training_ids(raw: Path, splits: Path) -> set[str]:
+    divided = read_splits(splits)
+    if set(divided) != set(read_facts(raw, ["id"])["id"]):
+        raise ArtifactError(f"{splits}: these splits are not of the table in {raw}; run `cytoloop split` again")
+    return {id for id, part in divided.items() if part == TRAIN}
+
+
+def _in_order(make: Callable[[Given], Made], given: Iterable[Given]) -> Iterator[Made]:
+    """`map` on threads that work a little ahead: the order is kept and memory holds AHEAD of them."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        under_way: deque[Future[Made]] = deque()
+        for one in given:
+            under_way.append(pool.submit(make, one))
+            if len(under_way) >= AHEAD:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+
+
+def _variants(origin: Row, codec: LabelCodec, params: AugmentParams) -> list[Row]:
+    """All variants of one picture."""
+    variations = Variations(params.flips, params.rotation, exact=params.quarter_turns)
+    sample = Sample(
+        decode_rgb(origin.image or b""),
+        decode_ids(origin.mask or b""),
+        decode_instances(origin.instances) if origin.instances else None,
+    )
+    height, width = sample.mask_HW.shape
+    variants = []
+    for number in range(1, params.copies + 1):
+        geometry = variations.draw(square=height == width, rng=_chance(params.seed, origin.id, number))
+        variants.append(_row(origin, number, geometry.apply(sample), codec))
+    return variants
+
+
+def _chance(seed: int, id: str, number: int) -> np.random.Generator:
+    digest = hashlib.sha256(f"{seed}\0{id}\0{number}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16]))
+
+
+def _row(origin: Row, number: int, sample: Sample, codec: LabelCodec) -> Row:
+    """The variant's row, with its facts taken anew from its pixels."""
+    image = encode_rgb_png(sample.image_HW3)
+    height, width = sample.mask_HW.shape
+    return replace(
+        origin,
+        id=f"{origin.id}~{number}",
+        origin=origin.id,
+        sha256=hashlib.sha256(image).hexdigest(),
+        width=width,
+        height=height,
+        mode="RGB",
+        mask_width=width,
+        mask_height=height,
+        image=image,
+        mask=codec.encode_png(sample.mask_HW),
+        instances=None if sample.instances_HW is None else encode_instances_png(sample.instances_HW),
+        class_pixels=np.bincount(sample.mask_HW.ravel(), minlength=len(codec.classes)).tolist(),
+        unknown_pixels=0,
+        unknown_colors=None,
+        phash=perceptual_hash(sample.image_HW3),
+        mean_rgb=_per_channel(sample.image_HW3.mean((0, 1))),
+        std_rgb=_per_channel(sample.image_HW3.std((0, 1))),
+    )
+
+
+def _per_channel(values_3: Any) -> list[float]:
+    return [float(np.float32(value)) for value in values_3]

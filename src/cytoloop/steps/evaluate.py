@@ -1,0 +1,243 @@
+"""evaluate: judge the model on the test split, and say so in numbers, tables and one page."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from cytoloop.artifacts import (
+    HISTORY,
+    METRICS,
+    RECEIPT,
+    REPORT,
+    SPLITS_SUMMARY,
+    TEST,
+    Row,
+    read_card,
+    read_facts,
+    read_json,
+    read_rows,
+    read_splits,
+    write_json,
+)
+from cytoloop.door import Input, Numbers, Output
+from cytoloop.errors import ArtifactError, ModelError
+from cytoloop.images.codec import LabelCodec
+from cytoloop.images.decode import decode_ids, decode_instances, decode_rgb
+from cytoloop.params import EvaluateParams
+from cytoloop.report import charts
+from cytoloop.report.contact import Example, choose, thumbnails
+from cytoloop.report.page import Evaluation, render
+from cytoloop.report.validation import validation_section
+from cytoloop.scores import pixels
+from cytoloop.scores.bootstrap import GroupBootstrap
+from cytoloop.scores.tally import Judged, Tally, metrics, plain
+
+Array = np.ndarray[Any, Any]
+
+BATCH = 8
+COLUMNS = ("image", "mask", "instances")
+CONFUSION_CSV, CONFUSION_PNG = "confusion.csv", "confusion.png"
+PER_CLASS_CSV, PER_PICTURE_CSV, EVALUATION_CSV = "per_class.csv", "per_picture.csv", "evaluation.csv"
+HEADLINES = (
+    "macro_dice",
+    "macro_dice_pooled",
+    "macro_iou",
+    "foreground_dice",
+    "foreground_dice_pooled",
+    "otsu_foreground_dice",
+    "pixel_accuracy",
+    "background_accuracy",
+    "boundary_nsd",
+    "ece",
+    "pictures",
+    "groups",
+)
+
+
+class Answer(Protocol):
+    """What a predictor says of one picture."""
+
+    @property
+    def ids_HW(self) -> Array: ...
+
+    @property
+    def probability_HW(self) -> Array: ...
+
+
+class Asked(Protocol):
+    """Whoever is judged: `cytoloop.model.predict.Predictor`, or anything that answers like it."""
+
+    codec: LabelCodec
+    meta: dict[str, Any]
+
+    def predict(self, pictures: Sequence[Array], /) -> Sequence[Answer]: ...
+
+
+def evaluate(
+    raw: Input, validated: Input, splits: Input, model: Input, evaluation: Output, evaluate_params: EvaluateParams
+) -> Numbers:
+    """Score the model on the test rows.
+
+    Writes metrics.json, the tables per_class.csv, per_picture.csv, confusion.csv and evaluation.csv,
+    confusion.png and report.html.
+
+    Returns:
+        The scores of HEADLINES and the worst class' Dice, NaN where nothing could be scored.
+
+    Raises:
+        ArtifactError: no row is in the test split, or a test row has no picture or no mask.
+        ModelError: the model was made for other classes than the data has.
+    """
+    from cytoloop.model.predict import Predictor
+
+    return judge(Predictor.load(model), (raw, validated, splits, model), evaluation, evaluate_params)
+
+
+def judge(
+    predictor: Asked, inputs: tuple[Path, Path, Path, Path], evaluation: Path, params: EvaluateParams
+) -> Numbers:
+    """`evaluate` for a predictor that is already there; `inputs` are raw, validated, splits and model."""
+    raw, validated, splits, model = inputs
+    card, test = read_card(raw), sorted(i for i, split in read_splits(splits).items() if split == TEST)
+    if not test:
+        raise ArtifactError(f"{splits}: no picture is in the test split; add groups, or raise split.test and split again")
+    if predictor.codec.names != card.codec.names:
+        raise ModelError(
+            f"{model}: made for the classes {', '.join(predictor.codec.names)}, "
+            f"but {raw} has {', '.join(card.codec.names)}; train on this data, or evaluate on the model's"
+        )
+    tally = score(predictor, read_rows(raw, test, COLUMNS), len(test))
+    bootstrap = GroupBootstrap(tally.groups, params.bootstrap_samples, params.confidence, params.seed)
+    found = metrics(tally, bootstrap)
+    digests = {"test_digest": read_json(splits / SPLITS_SUMMARY)["test_digest"], "model_digest": predictor.meta["model_digest"]}
+    told = plain({**found, **digests})
+    report = Evaluation(
+        metrics=told,
+        tally=tally,
+        examples=examples(predictor, raw, tally, params.examples),
+        card=card,
+        splits=_split_sizes(raw, splits),
+        history=_history(model / HISTORY),
+        meta=predictor.meta,
+        validation=validation_section(read_json(validated / RECEIPT)),
+        confidence=params.confidence,
+    )
+    write_json(evaluation / METRICS, told)
+    _write_tables(evaluation, told, tally)
+    (evaluation / REPORT).write_text(render(report), "utf-8")
+    return {name: float(found[name]) for name in HEADLINES} | {"worst_class_dice": found["worst_class"]["dice"]}
+
+
+def score(predictor: Asked, rows: Iterable[Row], total: int) -> Tally:
+    """Ask the predictor about each row, and keep the counts; memory holds one batch.
+
+    Raises:
+        ArtifactError: a row has no picture or no mask.
+    """
+    from tqdm import tqdm
+
+    tally = Tally(predictor.codec.names)
+    with tqdm(total=total, desc="evaluate", unit="picture") as bar:
+        for row, pair in _answered(predictor, rows):
+            tally.add(row.id, row.group, pair)
+            bar.update()
+    return tally
+
+
+def examples(predictor: Asked, raw: Path, tally: Tally, count: int) -> list[Example]:
+    """The best, median and worst pictures, asked again: no picture was kept when it was scored."""
+    scores_N = tally.picture_macro_N
+    chosen = choose(scores_N, count)
+    ids = {tally.ids[place] for places in chosen.values() for place in places}
+    shown = {
+        row.id: thumbnails(pair.rgb_HW3, pair.truth_HW, pair.prediction_HW, predictor.codec)
+        for row, pair in _answered(predictor, read_rows(raw, ids, COLUMNS))
+    }
+    return [
+        Example(part, tally.ids[place], tally.groups[place], float(scores_N[place]), **shown[tally.ids[place]])
+        for part, places in chosen.items()
+        for place in places
+    ]
+
+
+def _answered(predictor: Asked, rows: Iterable[Row]) -> Iterator[tuple[Row, Judged]]:
+    """Each row with its picture, truth and prediction, a batch at a time."""
+    rows = iter(rows)
+    while batch := list(islice(rows, BATCH)):
+        pictures = [decode_rgb(_there(row, row.image)) for row in batch]
+        for row, rgb_HW3, answer in zip(batch, pictures, predictor.predict(pictures), strict=True):
+            instances_HW = None if row.instances is None else decode_instances(row.instances)
+            truth_HW = decode_ids(_there(row, row.mask))
+            yield row, Judged(rgb_HW3, truth_HW, answer.ids_HW, answer.probability_HW, instances_HW)
+
+
+def _there(row: Row, data: bytes | None) -> bytes:
+    if data is None:
+        raise ArtifactError(
+            f"{row.source_file}: test picture {row.id!r} has no picture or no mask in the table; "
+            "correct the source, or take it out of the test split"
+        )
+    return data
+
+
+def _split_sizes(raw: Path, splits: Path) -> list[tuple[str, int, int]]:
+    """Name, pictures and groups of each split that has any, in the order train, val, test, excluded."""
+    facts = read_facts(raw, ["id", "group"])
+    found = facts.assign(split=facts["id"].map(read_splits(splits))).groupby("split")["group"].agg(["size", "nunique"])
+    order = [name for name in ("train", "val", "test", "excluded") if name in found.index]
+    return [(name, int(found.loc[name, "size"]), int(found.loc[name, "nunique"])) for name in order]
+
+
+def _history(path: Path) -> dict[str, list[float]]:
+    """The columns of history.csv; empty when the model came without one."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    return {name: [float(line[name] or "nan") for line in lines] for name in (lines[0] if lines else {})}
+
+
+def _write_tables(folder: Path, told: Mapping[str, Any], tally: Tally) -> None:
+    confusion_CC, names = tally.confusion_NCC.sum(0), tally.names
+    per_class = told["per_class"]
+    columns = list(next(iter(per_class.values())))
+    ranges = told["intervals"]["per_class"]
+    _write_csv(
+        folder / PER_CLASS_CSV,
+        ["class", *columns, "low", "high"],
+        ([name, *row.values(), ranges[name]["low"], ranges[name]["high"]] for name, row in per_class.items()),
+    )
+    _write_csv(folder / PER_PICTURE_CSV, ["id", "group", "macro_dice", "foreground_dice", *names[1:]], _pictures(tally))
+    _write_csv(
+        folder / CONFUSION_CSV,
+        ["actual \\ predicted", *names],
+        ([name, *row] for name, row in zip(names, confusion_CC.tolist(), strict=True)),
+    )
+    _write_csv(folder / EVALUATION_CSV, None, ([name, told[name]] for name in HEADLINES))
+    side = 2.6 + 0.36 * len(names)
+    (folder / CONFUSION_PNG).write_bytes(charts.png(charts.confusion(confusion_CC, names), side, side))
+
+
+def _pictures(tally: Tally) -> Iterator[list[Any]]:
+    dice_NC = pixels.dice(tally.confusion_NCC)
+    columns = np.column_stack([tally.picture_macro_N, tally.picture_foreground_N, dice_NC[:, 1:]])
+    for picture_id, group, scores in zip(tally.ids, tally.groups, columns.tolist(), strict=True):
+        yield [_harmless(picture_id), _harmless(group), *plain(scores)]
+
+
+def _harmless(name: str) -> str:
+    """A name that a spreadsheet would run as a formula is quoted."""
+    return f"'{name}" if name[:1] in "=+-@\t\r" else name
+
+
+def _write_csv(path: Path, header: Sequence[str] | None, lines: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([header] if header else [])
+    writer.writerows(lines)
+    path.write_text(text.getvalue(), "utf-8")

@@ -1,0 +1,189 @@
+"""Ingest: from a source in its declared layout to the table.
+
+Ingest records, validate judges: a picture that is missing, damaged or does not match its mask has a
+row with its `problem`. Only what makes the whole source unusable is an error here.
+"""
+
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from cytoloop.artifacts import Card, Row, TableWriter
+from cytoloop.door import Numbers, Output
+from cytoloop.errors import SourceError
+from cytoloop.images.codec import LabelCodec
+from cytoloop.images.decode import UnreadablePicture, encode_instances_png, encode_rgb_png
+from cytoloop.images.hashes import perceptual_hash
+from cytoloop.params import ClassParams, IngestParams
+from cytoloop.sources import Entry, Found, Layout, Mask, Picture, Source, find, layout_named, open_source
+from cytoloop.sources.pairing import shown
+
+LOOK_AHEAD = 8
+"""Pictures decoded beyond the one being written, at most."""
+
+T, R = TypeVar("T"), TypeVar("R")
+
+
+def ingest(raw: Output, ingest_params: IngestParams, classes_params: tuple[ClassParams, ...]) -> Numbers:
+    """Read a source and write its table.
+
+    Raises:
+        SourceError: the source is missing, hostile, empty, or not in its declared layout.
+    """
+    codec = LabelCodec.from_json(classes_params)
+    layout = layout_named(ingest_params.layout)
+    numbers = {"pictures": 0.0, "problems": 0.0, "overlapping_pixels": 0.0}
+    groups = set()
+    with open_source(ingest_params, codec) as source:
+        found = find(source)
+        _report_strangers(layout, found)
+        entries = _grouped(layout.unfold(source, found), ingest_params.group_pattern)
+        with TableWriter(raw, _card(layout, source), ingest_params.rows_per_shard) as table:
+            rows = _in_order(lambda entry: _row(layout, source, entry), _counted(entries))
+            for row, overlap in rows:
+                table.write(row)
+                groups.add(row.group)
+                numbers["pictures"] += 1
+                numbers["problems"] += row.problem is not None
+                numbers["overlapping_pixels"] += overlap
+    return {**numbers, "groups": float(len(groups)), "strangers": float(len(found.strangers))}
+
+
+def _card(layout: Layout, source: Source) -> Card:
+    params = source.params
+    return Card(
+        name=layout.name,
+        classes=source.codec.to_json(),
+        licence=params.licence or layout.licence or "",
+        citation=params.citation or layout.citation or "",
+    )
+
+
+def _report_strangers(layout: Layout, found: Found) -> None:
+    if found.strangers:
+        print(
+            f"ingest: {len(found.strangers)} files have no place in layout {layout.name} and were left out: "
+            f"{shown(found.strangers)}",
+            file=sys.stderr,
+        )
+
+
+def _grouped(entries: Iterable[Entry], pattern: str | None) -> Iterable[Entry]:
+    """Entries with their group: by the pattern, else by the layout's rule, else each its own."""
+    if pattern is None:
+        return _mapped(lambda entry: replace(entry, group=entry.group or entry.id), entries)
+    if isinstance(entries, Sequence):
+        _refuse_unmatched([entry.stem for entry in entries if not re.search(pattern, entry.stem)], pattern)
+    return _mapped(lambda entry: replace(entry, group=_group(entry.stem, pattern)), entries)
+
+
+def _mapped(function: Callable[[T], R], items: Iterable[T]) -> Iterable[R]:
+    """Each item's result: a list of a list, else lazily."""
+    return [function(item) for item in items] if isinstance(items, Sequence) else map(function, items)
+
+
+def _group(stem: str, pattern: str) -> str:
+    match = re.search(pattern, stem)
+    if match is None or not match["group"]:
+        _refuse_unmatched([stem], pattern)
+    return str(match["group"])
+
+
+def _refuse_unmatched(stems: Sequence[str], pattern: str) -> None:
+    if stems:
+        raise SourceError(
+            f"ingest.group_pattern = {pattern!r}: finds no group in {len(stems)} stems: {shown(stems)}; "
+            "write a pattern that matches all of them, or null for the layout's own rule"
+        )
+
+
+def _counted(entries: Iterable[Entry]) -> Iterable[Entry]:
+    """The entries behind a progress bar on stderr."""
+    return tqdm(entries, desc="ingest", unit=" pictures", mininterval=1, file=sys.stderr)
+
+
+def _in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Results in the order of the items, computed in threads, a bounded number of them ahead."""
+    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > LOOK_AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _row(layout: Layout, source: Source, entry: Entry) -> tuple[Row, int]:
+    """The row of an entry, and its overlapping mask pixels."""
+    picture, mask, problems = _read(layout, source, entry)
+    row = Row(
+        id=entry.id,
+        group=str(entry.group),
+        source_file=entry.source_file,
+        mask_file=entry.mask_file,
+        label=entry.label,
+        given_split=entry.given_split,
+        **(_picture_facts(picture) if picture else {}),
+        **(_mask_facts(mask, source.codec) if mask else {}),
+    )
+    if row.image and row.mask and (row.width, row.height) != (row.mask_width, row.mask_height):
+        problems.append(f"the picture is {row.width} x {row.height}, the mask {row.mask_width} x {row.mask_height}")
+    return replace(row, problem="; ".join(problems) or None), mask.overlap_pixels if mask else 0
+
+
+def _read(layout: Layout, source: Source, entry: Entry) -> tuple[Picture | None, Mask | None, list[str]]:
+    """Picture and mask as far as they are there and can be read, and what is wrong."""
+    picture, mask = None, None
+    problems = [] if entry.picture else ["the mask has no picture"]
+    problems += [] if entry.masks else ["the picture has no mask"]
+    try:
+        picture = layout.read_picture(source, entry) if entry.picture else None
+        problems += [f"the picture {picture.problem}"] if picture and picture.problem else []
+    except UnreadablePicture as error:
+        problems.append(f"the picture {error}")
+    try:
+        mask = layout.read_mask(source, entry) if entry.masks else None
+    except UnreadablePicture as error:
+        problems.append(f"the mask {error}")
+    return picture, mask, problems
+
+
+def _picture_facts(picture: Picture) -> dict[str, Any]:
+    if picture.rgb_HW3 is None:
+        return {"sha256": picture.sha256}
+    mean, std = cv2.meanStdDev(picture.rgb_HW3)
+    return {
+        "sha256": picture.sha256,
+        "height": picture.rgb_HW3.shape[0],
+        "width": picture.rgb_HW3.shape[1],
+        "mode": picture.mode,
+        "image": encode_rgb_png(picture.rgb_HW3),
+        "phash": perceptual_hash(picture.rgb_HW3),
+        "mean_rgb": [round(float(value), 4) for value in mean.ravel()],
+        "std_rgb": [round(float(value), 4) for value in std.ravel()],
+    }
+
+
+def _mask_facts(mask: Mask, codec: LabelCodec) -> dict[str, Any]:
+    return {
+        "mask_height": mask.ids_HW.shape[0],
+        "mask_width": mask.ids_HW.shape[1],
+        "mask": codec.encode_png(mask.ids_HW),
+        "instances": None if mask.instances_HW is None else encode_instances_png(mask.instances_HW),
+        "class_pixels": np.bincount(mask.ids_HW.ravel(), minlength=len(codec.classes)).tolist(),
+        "unknown_pixels": mask.unknown_pixels,
+        "unknown_colors": mask.unknown_colors,
+    }

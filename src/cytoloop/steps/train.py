@@ -1,0 +1,129 @@
+"""train: fit the network to the train split, choose its epoch on val, and write the bundle."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from cytoloop import tracking
+from cytoloop.artifacts import (
+    BEST_PARAMS,
+    HISTORY,
+    VAL,
+    read_card,
+    read_json,
+    read_rows,
+    read_splits,
+    sha256_file,
+    SPLITS,
+)
+from cytoloop.door import Input, Numbers, Output
+from cytoloop.images.decode import decode_rgb
+from cytoloop.model import training as trainer
+from cytoloop.model.architectures import build
+from cytoloop.model.bundle import Description, read_bundle, write_bundle
+from cytoloop.model.data import training_streams
+from cytoloop.model.predict import Predictor
+from cytoloop.params import ModelParams, TrainParams
+from cytoloop.provenance import provenance
+from cytoloop.report.curves import write_curves
+from cytoloop.workspace import unfinished
+
+
+def train(
+    raw: Input,
+    splits: Input,
+    augmented: Input,
+    best_params: Input,
+    model: Output,
+    model_params: ModelParams,
+    train_params: TrainParams,
+) -> Numbers:
+    """Train on the train rows and their augmented copies, judge each epoch on the val rows.
+
+    Writes the bundle, history.csv (a line an epoch) and the curves as PNG. Killed and run again with
+    nothing changed, it goes on after the last finished epoch and ends with the same weights.
+    """
+    model_params = model_params.model_copy(update=read_json(best_params / BEST_PARAMS)["model"])
+    sections = {"model": model_params, "train": train_params}
+    digests = {
+        "raw": read_card(raw).digest,
+        "splits": sha256_file(splits / SPLITS),
+        "augmented": read_card(augmented).digest,
+    }
+    facts = provenance(digests, sections)
+    stream, val = training_streams(raw, splits, augmented, model_params, train_params.batch_size)
+    with (
+        unfinished("train", [digests, facts["params"], facts["versions"]]) as work,
+        tracking.start_run(tracking.experiment_name(), f"train {model_params.architecture}", {}) as run,
+    ):
+        run.log_params(_flat(facts["params"]))
+        run.log_dataset(read_card(raw).name, digests["raw"], "training")
+        training = trainer.start(build, model_params, train_params, stream.steps)
+        trainer.restore(training, work)
+        with _EpochBar(train_params.epochs, training.progress.epoch) as bar:
+            trainer.run(training, stream, val, lambda state: _after_epoch(state, work, run, bar))
+        threshold = trainer.choose_threshold(training, val)
+        digest = write_bundle(
+            model, training.network, Description(model_params, read_card(raw).codec, threshold, facts)
+        )
+        write_history(model / HISTORY, training.progress.history)
+        write_curves(model, training.progress.history)
+        _write_sample(model, raw, splits)
+        run.log_artifacts(model, "model")
+        run.set_tags({"model_digest": digest, "git_commit": facts["git_commit"]})
+    return {
+        "epochs": float(training.progress.epoch),
+        "best_epoch": float(training.progress.best_epoch + 1),
+        "val_macro_dice": training.progress.best_score,
+        "parameters": float(training.network.count_params()),
+    }
+
+
+def write_history(path: Path, history: list[dict[str, float]]) -> None:
+    """A CSV with a line an epoch."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([{name: f"{value:.6g}" for name, value in line.items()} for line in history])
+    path.write_text(text.getvalue(), "utf-8")
+
+
+def _after_epoch(state: trainer.Training, work: Path, run: tracking.Run, bar: "_EpochBar") -> None:
+    line = state.progress.history[-1]
+    trainer.save(state, work)
+    run.log_metrics({name: value for name, value in line.items() if name != "epoch"}, state.progress.epoch)
+    bar.show(line)
+
+
+class _EpochBar:
+    """A progress bar over epochs with the scores that matter."""
+
+    def __init__(self, epochs: int, done: int) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=epochs, initial=done, desc="train", unit="epoch", mininterval=0)
+
+    def __enter__(self) -> "_EpochBar":
+        return self
+
+    def show(self, line: dict[str, float]) -> None:
+        self._bar.set_postfix({"loss": f"{line['loss']:.3f}", "val Dice": f"{line['val_macro_dice']:.3f}"}, refresh=False)
+        self._bar.update()
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+def _write_sample(model: Path, raw: Path, splits: Path) -> None:
+    """The first val picture becomes the bundle's golden sample; `read_bundle` proves the bundle too."""
+    val = {i for i, split in read_splits(splits).items() if split == VAL}
+    row = next(read_rows(raw, val, ["image"]))
+    Predictor(read_bundle(model)).write_sample(model, decode_rgb(row.image or b""))
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,88 @@
+"""Imports run one way, and the heavy ones stay in their module and inside functions."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2] / "src" / "cytoloop"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+ONLY_IN = {
+    "kfp": (),
+    "argparse": ("cli.py",),
+    "boto3": ("storage.py",),
+    "botocore": ("storage.py",),
+    "mlflow": ("tracking.py", "registry.py", "model/serving.py"),
+    "optuna": ("steps/tune.py",),
+    "great_expectations": ("expectations.py",),
+    "tensorflow": ("model/",),
+    "keras": ("model/", "steps/tune.py"),
+}
+LAYERS = {
+    "images": ("images",),
+    "scores": ("scores",),
+    "steps": (
+        "artifacts", "door", "errors", "expectations", "images", "model", "params", "predictions", "provenance",
+        "registry", "report", "scores", "smear", "sources", "storage", "tracking", "workspace",
+    ),
+}  # fmt: skip
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Modules that a file imports, with whether at module level (and not for types only)."""
+    tree = ast.parse(path.read_text("utf-8"))
+    top = {id(node) for node in tree.body}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append((node.module, id(node) in top))
+            if node.module == "cytoloop":
+                found += [(f"cytoloop.{alias.name}", id(node) in top) for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_a_tool_is_imported_only_by_its_module(path: Path) -> None:
+    where = str(path.relative_to(SOURCE))
+    for module, _ in imports(path):
+        allowed = ONLY_IN.get(module.split(".")[0])
+        assert allowed is None or any(where.startswith(place) for place in allowed), f"{where} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_layers_import_one_way(path: Path) -> None:
+    where = path.relative_to(SOURCE)
+    for module, _ in imports(path):
+        if not module.startswith("cytoloop."):
+            continue
+        target = module.split(".")[1]
+        allowed = LAYERS.get(where.parts[0])
+        assert allowed is None or target in allowed, f"{where} imports {module}"
+        assert target not in ("steps", "cli") or where.name in ("__main__.py", "cli.py"), f"{where} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_heavy_imports_are_inside_functions(path: Path) -> None:
+    if path.name == "serving.py":  # runs inside MLflow's serving process only
+        return
+    heavy = {"tensorflow", "keras", "mlflow", "great_expectations", "optuna", "matplotlib", "boto3"}
+    at_top = [module for module, top in imports(path) if top and module.split(".")[0] in heavy]
+    assert at_top == []
+
+
+@pytest.mark.parametrize("command", [["--help"], ["train", "--help"], ["recipe", "list"], ["sources"], ["model", "list"]])
+def test_light_commands_import_no_heavy_library(command: list[str]) -> None:
+    code = (
+        "import sys; from cytoloop.cli import run\n"
+        f"try: run({command!r})\n"
+        "except SystemExit: pass\n"
+        "heavy = {'tensorflow', 'keras', 'mlflow', 'great_expectations', 'optuna'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SOURCE.parents[1])
+    assert done.returncode == 0, done.stderr

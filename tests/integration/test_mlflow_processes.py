@@ -1,0 +1,127 @@
+"""MLflow under two processes at once, and a registered model loaded by MLflow alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow_store import store, write_bundle_stub
+
+from cytoloop import registry, tracking
+from cytoloop.artifacts import METRICS, RECEIPT, write_json
+from cytoloop.errors import ModelError
+from cytoloop.images.codec import LabelCodec
+from cytoloop.params import ModelParams
+
+__all__ = ["store"]
+
+pytestmark = pytest.mark.slow
+
+START_LINE = """
+import json, sys
+from pathlib import Path
+from cytoloop import registry, tracking
+from cytoloop.params import RegisterParams
+from cytoloop.steps.register import register
+tracking.quiet_mlflow().tracking
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+def _race(*scripts: str) -> list[str]:
+    """Run scripts as processes that start their work at the same moment; returns what each printed last."""
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", START_LINE + script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for script in scripts
+    ]
+    for racer in racers:
+        assert racer.stdout is not None and racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    printed = [racer.communicate(timeout=120)[0] for racer in racers]
+    assert [racer.returncode for racer in racers] == [0] * len(scripts)
+    return [text.splitlines()[-1] for text in printed]
+
+
+def test_a_new_database_is_opened_by_two_at_once(store: Path) -> None:
+    store.unlink()
+    script = "with tracking.start_run('cells', 'a run', {}) as run: print(run.id)"
+    ids = _race(script, script)
+    client = tracking.open_store()
+    experiment = client.get_experiment_by_name("cells").experiment_id
+    assert [client.get_run(run_id).info.experiment_id for run_id in ids] == [experiment] * 2
+    assert [client.get_run(run_id).info.status for run_id in ids] == ["FINISHED"] * 2
+
+
+def test_the_alias_goes_to_exactly_one_of_two(store: Path, tmp_path: Path) -> None:
+    with tracking.start_run("cells", "a run", {}) as run:
+        pass
+    for seed in (1, 2):
+        digest = write_bundle_stub(tmp_path / str(seed), seed)
+        registry.register_version("segmenter", tmp_path / str(seed), run.id, {"model_digest": digest})
+    script = "print(json.dumps([registry.promote('segmenter', '{}', f'round-{{i}}', expect=None) for i in range(60)]))"
+    ours, theirs = (json.loads(text) for text in _race(script.format(1), script.format(2)))
+    assert [a + b for a, b in zip(ours, theirs, strict=True)] == [1] * 60
+    for i, won in enumerate(ours):
+        holder = registry.current("segmenter", f"round-{i}")
+        assert holder is not None and holder.version == ("1" if won else "2")
+
+
+def test_the_better_of_two_registered_at_once_reigns(store: Path, tmp_path: Path) -> None:
+    for seed, macro_dice in ((1, 0.6), (2, 0.7)):
+        for name in ("evaluation", "registration"):
+            (tmp_path / str(seed) / name).mkdir(parents=True)
+        digest = write_bundle_stub(tmp_path / str(seed) / "model", seed)
+        metrics = {"model_digest": digest, "test_digest": "t", "macro_dice": macro_dice}
+        write_json(tmp_path / str(seed) / "evaluation" / METRICS, metrics)
+    script = """
+folder = Path("{}")
+register(folder / "model", folder / "evaluation", folder / "registration", RegisterParams())
+print("done")
+"""
+    _race(script.format("1"), script.format("2"))
+    receipts = [json.loads((tmp_path / str(seed) / "registration" / RECEIPT).read_text()) for seed in (1, 2)]
+    reigning = registry.current("segmenter", "champion")
+    assert reigning is not None and reigning.version == receipts[1]["version"]
+    assert receipts[1]["decision"] == reigning.tags["decision"] == "promote"
+    assert {receipt["version"] for receipt in receipts} == {"1", "2"}
+
+
+def test_a_registered_model_is_served_by_mlflow(store: Path, tmp_path: Path) -> None:
+    from cytoloop.model.architectures import build
+    from cytoloop.model.bundle import Description, write_bundle
+    from cytoloop.model.predict import Predictor
+
+    model_params = ModelParams(
+        num_classes=2, image_width=32, image_height=32, base_filters=2, base_kernels=3, num_layers=2
+    )
+    classes = [{"name": "background", "color": [0, 0, 0]}, {"name": "cell", "color": [255, 0, 0]}]
+    (tmp_path / "model").mkdir()
+    description = Description(model_params, LabelCodec.from_json(classes), 0.5, {})
+    digest = write_bundle(tmp_path / "model", build(model_params), description)
+    with tracking.start_run("cells", "a run", {}) as run:
+        pass
+    registry.register_version("segmenter", tmp_path / "model", run.id, {"model_digest": digest})
+    registry.promote("segmenter", "1", "champion", expect=None)
+
+    pictures_N = np.random.default_rng(0).integers(0, 256, (3, 40, 24, 3), np.uint8)
+    served = tracking.quiet_mlflow().pyfunc.load_model("models:/segmenter@champion")
+    ids_NHW = served.predict(pictures_N)
+    expected = [answer.ids_HW for answer in Predictor.load(tmp_path / "model").predict(list(pictures_N))]
+    assert ids_NHW.dtype == np.uint8
+    np.testing.assert_array_equal(ids_NHW, np.stack(expected))
+    assert served.predict(pictures_N[:0]).shape == (0, 40, 24)
+    with pytest.raises(Exception, match="incompatible|schema"):
+        served.predict(pictures_N.astype(np.float64))
+
+    arrays = registry.fetch("models:/segmenter@champion", tmp_path / "fetched") / "arrays.npz"
+    arrays.write_bytes(arrays.read_bytes()[:-1] + b"x")
+    with pytest.raises(ModelError):
+        Predictor.load(arrays.parent)

@@ -1,0 +1,137 @@
+"""params.yaml is refused with the key, the value and what is allowed, before any work."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cytoloop.errors import ParamsError
+from cytoloop.params import check_params, load_params
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def tree() -> dict:
+    return yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))
+
+
+def refusal(tree: dict) -> str:
+    with pytest.raises(ParamsError) as caught:
+        check_params(tree, "params.yaml")
+    return str(caught.value)
+
+
+def test_the_committed_params_are_accepted() -> None:
+    params = load_params(ROOT / "params.yaml")
+    assert len(params.classes) == 10
+    assert params.section("validate") is params.validation
+    assert params.section("register") is params.registration
+
+
+def test_unknown_key_is_named(tree: dict) -> None:
+    tree["train"]["learnin_rate"] = 1
+    assert "train.learnin_rate = 1: unknown key" in refusal(tree)
+
+
+def test_wrong_type_is_named_with_its_value(tree: dict) -> None:
+    tree["train"]["epochs"] = "many"
+    assert "train.epochs = 'many'" in refusal(tree)
+
+
+def test_a_cluster_may_send_a_whole_float(tree: dict) -> None:
+    tree["train"]["epochs"] = 3.0
+    assert check_params(tree, "x").train.epochs == 3
+
+
+def test_even_kernel_is_refused(tree: dict) -> None:
+    tree["model"]["base_kernels"] = 4
+    assert "model.base_kernels = 4: must be odd" in refusal(tree)
+
+
+def test_even_kernel_in_the_search_is_refused(tree: dict) -> None:
+    tree["tune"]["base_kernels"] = [3, 4]
+    assert "tune.base_kernels: 4" in refusal(tree)
+
+
+@pytest.mark.parametrize(("architecture", "stride"), [("flexunet", 16), ("leanunet", 32)])
+def test_picture_not_divisible_by_the_stride_is_refused(tree: dict, architecture: str, stride: int) -> None:
+    tree["model"] |= {"architecture": architecture, "num_layers": 5, "image_width": 216}
+    message = refusal(tree)
+    assert "model.image_width = 216" in message
+    assert f"multiples of {stride}" in message
+
+
+def test_classes_that_do_not_match_the_head_are_refused(tree: dict) -> None:
+    tree["model"]["num_classes"] = 9
+    message = refusal(tree)
+    assert "model.num_classes = 9" in message
+    assert "allowed: 10" in message
+
+
+def test_a_loss_for_another_head_is_refused(tree: dict) -> None:
+    tree["train"]["loss"] = "bce_dice"
+    assert "train.loss = bce_dice does not fit" in refusal(tree)
+
+
+def test_colours_must_differ(tree: dict) -> None:
+    tree["classes"][1]["color"] = [0, 0, 0]
+    assert "colours repeat" in refusal(tree)
+
+
+def test_split_fractions_must_sum_to_one(tree: dict) -> None:
+    tree["split"] = {"train": 0.9, "val": 0.2, "test": 0.1}
+    assert "must be 1" in refusal(tree)
+
+
+def test_prior_of_an_unknown_class_is_refused(tree: dict) -> None:
+    tree["validate"]["class_fractions"] = {"blast": [0, 1]}
+    assert "validate.class_fractions.blast: no such class" in refusal(tree)
+
+
+def test_group_pattern_must_name_a_group(tree: dict) -> None:
+    tree["ingest"]["group_pattern"] = "([0-9]+)"
+    assert "named group" in refusal(tree)
+
+
+def test_every_problem_is_listed_at_once(tree: dict) -> None:
+    tree["train"]["epochs"] = 0
+    tree["model"]["base_kernels"] = 2
+    message = refusal(tree)
+    assert "2 problem(s)" in message
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("train: {epochs: 1}\ntrain: {epochs: 2}\n")
+    with pytest.raises(ParamsError, match="given twice: train"):
+        load_params(path)
+
+
+def test_exponents_without_a_point_are_numbers(tmp_path: Path, tree: dict) -> None:
+    tree["train"]["learning_rate"] = "MARK"
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(tree).replace("MARK", "7e-5"))
+    assert load_params(path).train.learning_rate == 7e-5
+
+
+def test_missing_file_and_no_yaml_are_clear(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="no such params file"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ParamsError, match="is not a params file"):
+        load_params(tmp_path / "bad.yaml")
+
+
+def test_every_field_says_what_it_is() -> None:
+    from cytoloop import params
+
+    sections = [c for c in vars(params).values() if isinstance(c, type) and issubclass(c, params.Section)]
+    silent = [
+        f"{section.__name__}.{name}"
+        for section in sections
+        if section not in (params.Section, params.Params)
+        for name, field in section.model_fields.items()
+        if not field.description and not name == "smear"
+    ]
+    assert silent == []
