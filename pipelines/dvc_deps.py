@@ -42,7 +42,7 @@ def imports(path: Path) -> list[Path]:
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not _only_for_types(node):
+        elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
             found += [_file(".".join(name.split(".")[:depth])) for depth in range(1, len(name.split(".")) + 1)]
@@ -51,10 +51,6 @@ def imports(path: Path) -> list[Path]:
         found += sorted(path.parent.glob("*.py"))
     found += sorted(p for p in path.parent.iterdir() if p.suffix in (".html", ".css", ".j2", ".js"))
     return [p for p in dict.fromkeys(found) if p is not None]
-
-
-def _only_for_types(node: ast.ImportFrom) -> bool:
-    return node.module in ("typing",)
 
 
 def _file(module: str) -> Path | None:

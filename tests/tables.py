@@ -36,19 +36,19 @@ def picture_of(mask_HW: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return COLORS_N3[mask_HW]
 
 
-def row(id: str, group: str | None = None, mask_HW: np.ndarray[Any, Any] | None = None, **changes: Any) -> Row:
+def row(name: str, group: str | None = None, mask_HW: np.ndarray[Any, Any] | None = None, **changes: Any) -> Row:
     """A good row; `changes` are written over its facts.
 
-    Two rows differ in their sha256 and perceptual hash, which are those of the id.
+    Two rows differ in their sha256 and perceptual hash, which are those of the name.
     """
     mask_HW = mask_of() if mask_HW is None else mask_HW
     height, width = mask_HW.shape
     facts = {
-        "id": id,
-        "group": id if group is None else group,
-        "source_file": f"images/{id}.png",
-        "mask_file": f"masks/{id}.png",
-        "sha256": hashlib.sha256(id.encode()).hexdigest(),
+        "id": name,
+        "group": name if group is None else group,
+        "source_file": f"images/{name}.png",
+        "mask_file": f"masks/{name}.png",
+        "sha256": hashlib.sha256(name.encode()).hexdigest(),
         "width": width,
         "height": height,
         "mode": "RGB",
@@ -59,7 +59,7 @@ def row(id: str, group: str | None = None, mask_HW: np.ndarray[Any, Any] | None 
         "instances": encode_instances_png(mask_HW > 0),
         "class_pixels": np.bincount(mask_HW.ravel(), minlength=3).tolist(),
         "unknown_pixels": 0,
-        "phash": hashlib.sha256(b"looks of " + id.encode()).digest(),
+        "phash": hashlib.sha256(b"looks of " + name.encode()).digest(),
     }
     return Row(**{**facts, **changes})
 

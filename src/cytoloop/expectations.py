@@ -122,10 +122,12 @@ def _masks(params: ValidateParams) -> Iterator[Check]:
 
 def _duplicates(params: ValidateParams) -> Iterator[Check]:
     yield _null(
-        "no_copies_across_groups",
-        "No picture file occurs again in another group or with another mask.",
+        "few_copies_elsewhere",
+        f"At most {params.max_copy_fraction:.4g} of the files occur again in another group or with another mask.",
         "copy_elsewhere",
         "the same file as {copy_elsewhere}, in another group or with another mask",
+        mostly=_mostly(params.max_copy_fraction),
+        setting="validate.max_copy_fraction",
     )
     yield _null(
         "no_copies_in_group",

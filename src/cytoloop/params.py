@@ -61,7 +61,9 @@ class IngestParams(Section):
     mask_threshold: Byte | None = Field(
         None, description="grey value from which on a mask pixel is foreground, for masks without a codec"
     )
-    mask_blur: int = Field(0, ge=0, description="box blur after the threshold, all it touches is foreground, pixels (0: none)")
+    mask_blur: int = Field(
+        0, ge=0, description="box blur after the threshold, all it touches is foreground, pixels (0: none)"
+    )
     max_megapixels: float = Field(64, gt=0, description="largest picture accepted, 10^6 pixels")
     rows_per_shard: int = Field(256, ge=1, description="pictures in one Parquet shard")
     smear: SmearParams = SmearParams()
@@ -96,8 +98,14 @@ class ValidateParams(Section):
     required_classes: Literal["all", "any"] = Field(
         "any", description="all: a class that never occurs fails the run; any: it is a warning"
     )
+    max_copy_fraction: Fraction = Field(
+        0, description="pictures whose very file occurs again in another group or with another mask, fraction of all"
+    )
     near_duplicate_bits: int = Field(
-        6, ge=0, le=256, description="pictures whose 256-bit perceptual hashes differ by fewer bits are near-duplicates"
+        6,
+        ge=0,
+        le=256,
+        description="pictures whose 256-bit perceptual hashes differ in at most so many are near-duplicates",
     )
     max_near_duplicate_fraction: Fraction = Field(
         1, description="pictures with a near-duplicate in another group, fraction of all"
@@ -226,9 +234,15 @@ class RegisterParams(Section):
     """Where the model goes in the registry, and when it reigns."""
 
     name: str = Field("segmenter", pattern=r"^[A-Za-z0-9_.-]+$", description="name of the registered model")
-    experiment: str = Field("cytoloop", description="MLflow experiment of all runs")
     alias: str = Field("champion", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", description="alias of the reigning version")
     min_improvement: float = Field(0, ge=0, description="macro Dice that a challenger must gain")
+
+    @field_validator("alias")
+    @classmethod
+    def _not_reserved(cls, alias: str) -> str:
+        if re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
+            raise ValueError("is reserved by MLflow (latest, v1, v2, ...); allowed: any other word, as champion")
+        return alias
 
 
 class Params(Section):

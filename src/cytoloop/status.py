@@ -42,4 +42,4 @@ def _interval(metrics: dict[str, Any], name: str) -> str:
 
 
 def _alias(receipt: dict[str, Any]) -> str:
-    return f" @{receipt['alias']}" if receipt.get("alias_moved") or receipt.get("reigns") else ""
+    return f" @{receipt['alias']}" if receipt["reigns"] else ""

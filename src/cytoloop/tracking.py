@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -130,6 +129,11 @@ def find_run(experiment: str, **tags: str) -> str | None:
     return runs[0].info.run_id if runs else None
 
 
+def experiment_name() -> str:
+    """The experiment of all runs: $MLFLOW_EXPERIMENT_NAME, or `cytoloop`."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME", "cytoloop")
+
+
 def open_experiment(name: str) -> str:
     """The id of an experiment, which is made where there is none.
 
@@ -148,7 +152,7 @@ def open_experiment(name: str) -> str:
     if experiment.lifecycle_stage == "deleted":
         raise CytoloopError(
             f"MLflow experiment {name!r} was deleted; restore it (`mlflow experiments restore -x "
-            f"{experiment.experiment_id}`), or set another name in register.experiment"
+            f"{experiment.experiment_id}`), or set another name in MLFLOW_EXPERIMENT_NAME"
         )
     return str(experiment.experiment_id)
 
@@ -226,7 +230,7 @@ def store_name() -> str:
     return re.sub("//[^/]*@", "//", quiet_mlflow().get_tracking_uri())
 
 
-def quiet_mlflow() -> ModuleType:
+def quiet_mlflow() -> Any:
     """The module, imported on first use: no telemetry, no chatter; set any of QUIET to have it otherwise."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)

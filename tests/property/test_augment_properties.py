@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import maximum_filter, minimum_filter
-from tables import picture_of
 
 from cytoloop.images.augment import Geometry, Sample, Variations
+from tables import picture_of
 
 Array = np.ndarray[Any, Any]
 
@@ -35,8 +35,10 @@ def test_exact_variants_keep_the_picture_a_function_of_the_mask(mask_HW: Array, 
 def test_mask_and_instances_never_part_and_gain_no_label(mask_HW: Array, geometry: Geometry) -> None:
     variant = geometry.apply(sample_of(mask_HW))
     assert set(np.unique(variant.mask_HW)) <= set(np.unique(mask_HW))
-    assert variant.mask_HW.dtype == np.uint8 and variant.image_HW3.dtype == np.uint8
-    assert variant.instances_HW is not None and variant.instances_HW.dtype == np.uint16
+    assert variant.mask_HW.dtype == np.uint8
+    assert variant.image_HW3.dtype == np.uint8
+    assert variant.instances_HW is not None
+    assert variant.instances_HW.dtype == np.uint16
     np.testing.assert_array_equal(variant.instances_HW, variant.mask_HW.astype(np.uint16) * 300)
 
 
@@ -56,4 +58,5 @@ def test_what_is_drawn_keeps_the_shape_and_is_repeatable(mask_HW: Array, may: Va
     once, again = (may.draw(square, np.random.default_rng(seed)) for _ in range(2))
     assert once == again
     variant = once.apply(sample_of(mask_HW))
-    assert variant.image_HW3.shape == (*mask_HW.shape, 3) and variant.mask_HW.shape == mask_HW.shape
+    assert variant.image_HW3.shape == (*mask_HW.shape, 3)
+    assert variant.mask_HW.shape == mask_HW.shape

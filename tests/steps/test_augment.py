@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tables import CODEC, mask_of, picture_of, row, write_table
 
 from cytoloop.artifacts import Row, read_card, read_facts, read_rows
 from cytoloop.errors import ArtifactError
 from cytoloop.images.decode import decode_ids, decode_instances, decode_rgb
 from cytoloop.params import AugmentParams
 from cytoloop.steps.augment import augment
+from tables import CODEC, mask_of, picture_of, row, write_table
 
 ROWS = [row(f"p{n}", group=f"g{n // 2}", mask_HW=mask_of(40 + 4 * (n % 2), 40, 8 + n), label="x") for n in range(12)]
 PARTS = ["train"] * 8 + ["val", "test", "excluded", "train"]
@@ -45,10 +45,13 @@ def test_only_training_rows_get_the_copies_they_were_promised(tmp_path: Path) ->
 @pytest.mark.parametrize("quarter_turns", [True, False])
 def test_the_facts_are_those_of_the_new_pixels(quarter_turns: bool, tmp_path: Path) -> None:
     for one in augmented(tmp_path, quarter_turns=quarter_turns):
-        assert one.image and one.mask and one.instances
+        assert one.image
+        assert one.mask
+        assert one.instances
         image_HW3, mask_HW = decode_rgb(one.image), decode_ids(one.mask)
         assert one.sha256 == hashlib.sha256(one.image).hexdigest()
-        assert image_HW3.shape == (one.height, one.width, 3) and mask_HW.shape == (one.mask_height, one.mask_width)
+        assert image_HW3.shape == (one.height, one.width, 3)
+        assert mask_HW.shape == (one.mask_height, one.mask_width)
         assert one.class_pixels == np.bincount(mask_HW.ravel(), minlength=3).tolist()
         assert one.mean_rgb == pytest.approx(image_HW3.mean((0, 1)), rel=1e-5)
         assert one.std_rgb == pytest.approx(image_HW3.std((0, 1)), rel=1e-5)

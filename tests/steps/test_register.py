@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_store import store, write_bundle_stub
 
 from cytoloop import registry, tracking
 from cytoloop.artifacts import METRICS, RECEIPT, write_json
@@ -12,6 +11,7 @@ from cytoloop.door import Numbers, run_step
 from cytoloop.errors import ArtifactError, CytoloopError, ModelError
 from cytoloop.params import RegisterParams, check_params
 from cytoloop.steps.register import KEEP, PROMOTE, REFUSE, Score, judge, register
+from mlflow_store import store, write_bundle_stub
 
 __all__ = ["store"]
 
@@ -124,7 +124,8 @@ def test_another_test_set_is_refused_and_says_what_to_do(bench: Bench) -> None:
     assert _champion() == "1"
     receipt = bench.receipt(2)
     assert receipt["decision"] == REFUSE
-    assert "evaluate it on this one" in receipt["reason"] and "register.name" in receipt["reason"]
+    assert "evaluate it on this one" in receipt["reason"]
+    assert "register.name" in receipt["reason"]
     bench.register(1, 0.6, test_digest="0123" * 16)  # does what it says: the champion, on the new test set
     assert bench.receipt(1)["reason"] == "already reigns"
     bench.register(2, 0.9, test_digest="0123" * 16)

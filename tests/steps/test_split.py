@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tables import mask_of, row, write_receipt, write_table
 
 from cytoloop.artifacts import Row, read_card, read_splits
 from cytoloop.errors import ArtifactError
 from cytoloop.params import SplitParams
 from cytoloop.steps.split import place, split
+from tables import mask_of, row, write_receipt, write_table
 
 
 def divided(tmp_path: Path, rows: Sequence[Row], **params: Any) -> tuple[dict[str, str], dict[str, Any]]:
@@ -82,7 +82,9 @@ def test_a_receipt_of_other_data_or_of_failed_data_is_refused(tmp_path: Path) ->
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_fewer_than_three_groups_are_refused(count: int, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=rf"{count} picture\(s\) in {count} group\(s\); at least 3 groups are needed"):
+    with pytest.raises(
+        ArtifactError, match=rf"{count} picture\(s\) in {count} group\(s\); at least 3 groups are needed"
+    ):
         divided(tmp_path, PICTURES[:count])
 
 
@@ -102,14 +104,17 @@ def test_a_better_seed_is_suggested_when_a_class_is_missing_in_a_split(
     _, summary = divided(tmp_path, rows)
     assert summary["missing"]["nucleus"]
     assert summary["suggestion"] == f"split.seed = {summary['suggested_seed']} would put every class in every split"
-    assert summary["suggestion"] in caplog.text and "the class nucleus is in no picture of" in caplog.text
+    assert summary["suggestion"] in caplog.text
+    assert "the class nucleus is in no picture of" in caplog.text
     _, better = divided(tmp_path, rows, seed=summary["suggested_seed"])
-    assert not better["missing"] and better["suggested_seed"] is None
+    assert not better["missing"]
+    assert better["suggested_seed"] is None
 
 
 def test_a_good_division_needs_no_suggestion(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _, summary = divided(tmp_path, PICTURES, seed=1)
-    assert summary["suggestion"] is None and not caplog.text
+    assert summary["suggestion"] is None
+    assert not caplog.text
 
 
 GIVEN = [row(f"p{n:02}", given_split=part) for n, part in enumerate(["train"] * 30 + ["val"] * 5 + ["test"] * 5)]
@@ -155,7 +160,7 @@ def test_near_duplicates_give_way_towards_the_test_split(tmp_path: Path) -> None
     other = {"phash": GIVEN[1].phash}
     extra += [row("v2", given_split="val", **other), row("t2", given_split="train", **other)]
     found, summary = divided(tmp_path, [*GIVEN, *extra])
-    assert {id for id, part in found.items() if part == "excluded"} == {"p00", "v", "p01", "t2"}
+    assert {name for name, part in found.items() if part == "excluded"} == {"p00", "v", "p01", "t2"}
     assert reasons(tmp_path)["v"] == "near-duplicate of e in test"
     assert reasons(tmp_path)["t2"] == "near-duplicate of v2 in val"
     assert summary["pictures"]["excluded"] == 4
@@ -172,9 +177,7 @@ def test_the_test_digest_is_of_the_test_pictures_alone(tmp_path: Path) -> None:
     assert divided(tmp_path / "b", [*reversed(GIVEN), row("new", given_split="train")])[1]["test_digest"] == digest
     relabelled = [*GIVEN[:-1], row("p39", mask_HW=mask_of(cell=10), given_split="test")]
     assert divided(tmp_path / "c", relabelled)[1]["test_digest"] != digest
-    lines = sorted(
-        json.dumps([one.id, one.sha256, hashlib.sha256(one.mask or b"").hexdigest()]) for one in GIVEN[35:]
-    )
+    lines = sorted(json.dumps([one.id, one.sha256, hashlib.sha256(one.mask or b"").hexdigest()]) for one in GIVEN[35:])
     assert digest == hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

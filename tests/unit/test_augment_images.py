@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from tables import mask_of, picture_of
 
 from cytoloop.images.augment import Geometry, Sample, Variations, resample, rotation_map
+from tables import mask_of, picture_of
 
 
 def marked(height: int, width: int, y: int, x: int) -> Sample:
@@ -65,7 +65,8 @@ def test_the_border_is_mirrored_and_not_filled() -> None:
 
 def test_no_rotation_is_the_identity_map() -> None:
     map_HW2 = rotation_map(4, 5, 0)
-    assert map_HW2.shape == (4, 5, 2) and map_HW2.dtype == np.float32
+    assert map_HW2.shape == (4, 5, 2)
+    assert map_HW2.dtype == np.float32
     assert map_HW2[3, 1].tolist() == [1, 3]
     mask_HW = mask_of()
     sample = Sample(picture_of(mask_HW), mask_HW, mask_HW.astype(np.uint16))
@@ -98,4 +99,6 @@ def test_the_largest_rotation_limits_quarter_turns_too() -> None:
 
 def test_free_rotations_stay_within_the_largest() -> None:
     degrees = [geometry.degrees for geometry in drawn(Variations(flips=False, rotation=20, exact=False), square=True)]
-    assert len(degrees) == 200 and -20 <= min(degrees) < -15 and 15 < max(degrees) <= 20
+    assert len(degrees) == 200
+    assert -20 <= min(degrees) < -15
+    assert 15 < max(degrees) <= 20

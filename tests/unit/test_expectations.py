@@ -64,7 +64,7 @@ OFFENCES = {
         {"unknown_fraction": 0.015, "unknown_colors": "(1, 2, 3)"},
         "1.50% of its mask has colours of no class: (1, 2, 3)",
     ),
-    "no_copies_across_groups": (
+    "few_copies_elsewhere": (
         {"copy_elsewhere": "p0"},
         "the same file as p0, in another group or with another mask",
     ),
@@ -110,7 +110,9 @@ def test_a_limit_on_pictures_is_met_exactly_at_the_limit() -> None:
 
 def test_class_shares_are_of_all_pixels(tmp_path: Path) -> None:
     frame = facts({}, {"pixels_nucleus": 0, "pixels_background": 1940}, {})
-    failed = failures(frame, tmp_path, class_fractions={"nucleus": (0.02, 0.5), "cytoplasm": (0.03, 0.03), "background": (0, 1)})
+    failed = failures(
+        frame, tmp_path, class_fractions={"nucleus": (0.02, 0.5), "cytoplasm": (0.03, 0.03), "background": (0, 1)}
+    )
     assert list(failed) == ["nucleus_share"]
     assert failed["nucleus_share"]["observed"] == pytest.approx(80 / 6000)
 

@@ -1,12 +1,13 @@
 import hashlib
+import subprocess
 from pathlib import Path
 
 import pytest
-from mlflow_store import store, write_bundle_stub
 
 from cytoloop import registry, tracking
 from cytoloop.errors import CytoloopError, ModelError
 from cytoloop.registry import Version
+from mlflow_store import store, write_bundle_stub
 
 __all__ = ["store"]
 
@@ -57,6 +58,14 @@ def test_a_model_is_code_and_arrays_without_a_pickle(register, tmp_path: Path) -
     assert [line.partition("==")[0] for line in requirements] == list(registry.PACKAGES)
 
 
+def test_no_process_is_started_to_register(register, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*command: object, **_: object) -> None:
+        raise AssertionError(f"started {command}")  # as MLflow does with pip, or to load the model
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+    assert register(1).version == "1"
+
+
 def test_nobody_reigns_at_first(register) -> None:
     assert registry.current("segmenter", "champion") is None
     register(1)
@@ -71,7 +80,8 @@ def test_the_alias_moves_only_from_where_it_was_seen(register) -> None:
     assert registry.promote("segmenter", "2", "champion", expect="1")
     assert not registry.promote("segmenter", "3", "champion", expect="1")
     reigning = registry.current("segmenter", "champion")
-    assert reigning is not None and reigning.version == "2"
+    assert reigning is not None
+    assert reigning.version == "2"
 
 
 def test_tags_are_set_anew(register) -> None:

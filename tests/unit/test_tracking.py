@@ -4,10 +4,10 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from mlflow_store import store
 
 from cytoloop import tracking
 from cytoloop.errors import CytoloopError
+from mlflow_store import store
 
 __all__ = ["store"]
 

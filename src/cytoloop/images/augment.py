@@ -7,7 +7,9 @@ by the nearest pixel for mask and instances, and mirrored at the border for all 
 colours only comes after the geometry and touches the picture alone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import cv2
@@ -26,6 +28,13 @@ class Sample(NamedTuple):
     instances_HW: Array | None = None
     """uint16 instance labels, 0 = none."""
 
+    def each(self, on_colors: Callable[[Array], Array], on_labels: Callable[[Array], Array]) -> "Sample":
+        """The sample after one function on the picture and another on mask and instances."""
+        image_HW3, mask_HW, instances_HW = self
+        return Sample(
+            on_colors(image_HW3), on_labels(mask_HW), None if instances_HW is None else on_labels(instances_HW)
+        )
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -40,8 +49,9 @@ class Geometry:
 
     def apply(self, sample: Sample) -> Sample:
         """The variant; an odd number of quarter turns exchanges its sides."""
-        turned = Sample(*(None if array is None else self._turn(array) for array in sample))
-        return resample(turned, rotation_map(*turned.mask_HW.shape, self.degrees)) if self.degrees else turned
+        turned = sample.each(self._turn, self._turn)
+        height, width = turned.mask_HW.shape
+        return resample(turned, rotation_map(height, width, self.degrees)) if self.degrees else turned
 
     def _turn(self, array: Array) -> Array:
         return np.ascontiguousarray(np.rot90(np.fliplr(array) if self.mirrored else array, self.quarter_turns))
@@ -97,12 +107,7 @@ def resample(sample: Sample, map_HW2: Array) -> Sample:
     No label arises that was not there: mask and instances take the nearest pixel.
     """
 
-    def through(array: Array, interpolation: int) -> Array:
-        return cv2.remap(array, map_HW2, None, interpolation, borderMode=cv2.BORDER_REFLECT_101)
+    def through(interpolation: int, array: Array) -> Array:
+        return np.asarray(cv2.remap(array, map_HW2, None, interpolation, borderMode=cv2.BORDER_REFLECT_101))
 
-    image_HW3, mask_HW, instances_HW = sample
-    return Sample(
-        through(image_HW3, cv2.INTER_LINEAR),
-        through(mask_HW, cv2.INTER_NEAREST),
-        None if instances_HW is None else through(instances_HW, cv2.INTER_NEAREST),
-    )
+    return sample.each(partial(through, cv2.INTER_LINEAR), partial(through, cv2.INTER_NEAREST))

@@ -52,7 +52,7 @@ def open_picture(data: bytes, max_pixels: int) -> Image.Image:
         picture.load()
     except (UnreadablePicture, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 (damaged files make Pillow raise almost anything)
+    except Exception as error:  # damaged files make Pillow raise almost anything
         raise UnreadablePicture(f"is damaged: {error}") from None
     return picture
 

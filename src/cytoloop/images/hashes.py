@@ -16,6 +16,8 @@ FLAT = 0.25
 """Standard deviation below which the averaged picture shows nothing, grey levels of 0..255."""
 NEGLIGIBLE = 1e-3
 """Coefficients below this part of all of them together count as not positive: noise must not decide."""
+COMPARISONS = 2**24
+"""Pairs compared at once by `near_duplicates`."""
 
 
 def perceptual_hash(rgb_HW3: Array) -> bytes:
@@ -47,7 +49,7 @@ def _grey(rgb_HW3: Array) -> Array:
 def near_duplicates(hashes: Sequence[bytes], bits: int) -> list[tuple[int, int]]:
     """Pairs (i, j), i < j, of hashes that differ in at most `bits` bits, in order.
 
-    Memory is that of one block of comparisons (16 million), however many hashes there are.
+    Memory is that of one block of comparisons and of the pairs found, however many hashes there are.
     """
     if not hashes:
         return []
@@ -55,7 +57,7 @@ def near_duplicates(hashes: Sequence[bytes], bits: int) -> list[tuple[int, int]]
     signs_NB = np.unpackbits(np.frombuffer(b"".join(hashes), np.uint8).reshape(len(hashes), -1), axis=1) * 2.0 - 1
     signs_NB = signs_NB.astype(np.float32)
     least = signs_NB.shape[1] - 2 * bits
-    rows = max(1, 2**24 // len(hashes))
+    rows = max(1, COMPARISONS // len(hashes))
     pairs: list[tuple[int, int]] = []
     for start in range(0, len(hashes), rows):
         alike_RN = signs_NB[start : start + rows] @ signs_NB[start:].T >= least

@@ -138,7 +138,7 @@ def write_arrays(path: Path, arrays: dict[str, Array]) -> None:
         for name, array in arrays.items():
             # an entry made by name alone has the fixed date of 1980
             with archive.open(zipfile.ZipInfo(name.replace("/", "|") + ".npy"), "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, np.ascontiguousarray(array), allow_pickle=False)
+                np.lib.format.write_array(entry, np.asarray(array, order="C"), allow_pickle=False)
 
 
 def read_arrays(path: Path) -> dict[str, Array]:

@@ -12,7 +12,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
 
-class Segmenter(PythonModel):
+class Segmenter(PythonModel):  # type: ignore[misc]  # untyped where mlflow is
     """uint8 RGB pictures (N, H, W, 3) in, uint8 class ids (N, H, W) out."""
 
     def load_context(self, context: Any) -> None:

@@ -6,15 +6,13 @@ The same numbers give the same bytes: no dates, fixed ids, no system fonts.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Array = np.ndarray[Any, Any]
 
@@ -53,40 +51,39 @@ _STYLE = {
     "legend.frameon": False,
 }
 
-Draw = Callable[[Figure], None]
+Draw = Callable[["Figure"], None]
+"""Draws on an empty figure."""
 
 
 def svg(draw: Draw, width: float, height: float, label: str) -> str:
     """An inline `<svg>` element, `width` x `height` inches at 72 a inch, with `label` for screen readers."""
-    buffer = BytesIO()
-    # the label salts the ids, so that two charts on one page have none in common
-    with rc_context({**_STYLE, "svg.hashsalt": label}):
-        _figure(draw, width, height).savefig(buffer, format="svg", metadata=_NO_METADATA, transparent=True)
-    text = buffer.getvalue().decode()
+    text = _saved(draw, (width, height), {"svg.hashsalt": label}, format="svg", transparent=True).decode()
     text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # the page's own style sheet has these rules
     text = re.sub(r' id="[a-z0-9_.]+_\d+"|font-family: [^;"]*; ?', "", text)
     for color, variable in _VARIABLES.items():
         text = text.replace(color, variable)
-    opening = f'<svg role="img" aria-label="{_attribute(label)}"'
-    return re.sub(r"<svg", opening, text, count=1).strip()
+    return text.replace("<svg", f'<svg role="img" aria-label="{_attribute(label)}"', 1).strip()
 
 
 def png(draw: Draw, width: float, height: float) -> bytes:
     """The chart as a PNG on white, `width` x `height` inches at 144 dots a inch."""
+    return _saved(draw, (width, height), {}, format="png", dpi=144, facecolor=PAPER)
+
+
+def _saved(draw: Draw, inches: tuple[float, float], style: dict[str, Any], **how: Any) -> bytes:
+    """The file's bytes, without a date or a version in them."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    silent = ("Creator", "Date", "Format", "Type") if how["format"] == "svg" else ("Software",)
     buffer = BytesIO()
-    with rc_context(_STYLE):
-        _figure(draw, width, height).savefig(buffer, format="png", dpi=144, metadata={"Software": None}, facecolor=PAPER)
+    with rc_context({**_STYLE, **style}):
+        figure = Figure(figsize=inches, layout="constrained")
+        draw(figure)
+        figure.savefig(buffer, metadata=dict.fromkeys(silent), **how)
     return buffer.getvalue()
-
-
-_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-
-
-def _figure(draw: Draw, width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    draw(figure)
-    return figure
 
 
 def _attribute(text: str) -> str:
@@ -98,13 +95,16 @@ def confusion(confusion_CC: Array, names: Sequence[str]) -> Draw:
     rows_C1 = confusion_CC.sum(1, keepdims=True)
     share_CC = confusion_CC / np.maximum(rows_C1, 1)
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: "Figure") -> None:
         axes = figure.add_subplot()
         for row, column in np.ndindex(*share_CC.shape):
             _cell(axes, row, column, float(share_CC[row, column]), bool(rows_C1[row, 0]))
         places, spoken = np.arange(len(names)), [_spoken(name) for name in names]
-        axes.set_xticks(places, spoken, rotation=45 if len(names) > 3 else 0, ha="right" if len(names) > 3 else "center")
+        axes.set_xticks(places, spoken)
         axes.set_yticks(places, spoken)
+        if len(names) > 3:
+            for label in axes.get_xticklabels():
+                label.set(rotation=45, horizontalalignment="right")
         axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="predicted", ylabel="true")
         axes.spines[:].set_visible(False)
         axes.grid(False)
@@ -113,7 +113,9 @@ def confusion(confusion_CC: Array, names: Sequence[str]) -> Draw:
     return draw
 
 
-def _cell(axes: Axes, row: int, column: int, share: float, known: bool) -> None:
+def _cell(axes: "Axes", row: int, column: int, share: float, known: bool) -> None:
+    from matplotlib.patches import Rectangle
+
     color = ACCENT if row == column else SECOND
     box = Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, facecolor=color, alpha=0.06 + 0.94 * share, linewidth=0)
     axes.add_patch(box)
@@ -128,7 +130,7 @@ def reliability(sums_3M: Array) -> Draw:
     confidence, accuracy = confidence_M[used] / pixels_M[used], correct_M[used] / pixels_M[used]
     share = pixels_M[used] / max(pixels_M.sum(), 1)
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: "Figure") -> None:
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (3, 3)))
         axes.plot(confidence, accuracy, color=ACCENT, linewidth=1.5)
@@ -153,7 +155,7 @@ def spread(scores_N: Array, what: str) -> Draw:
     heights = np.arange(len(bins)) - np.searchsorted(bins, bins)
     tallest = int(heights.max(initial=0)) + 1
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: "Figure") -> None:
         axes = figure.add_subplot()
         if tallest > 24:
             counts = np.bincount(bins, minlength=50)
@@ -165,12 +167,9 @@ def spread(scores_N: Array, what: str) -> Draw:
         if len(scores):
             middle = float(np.median(scores))
             axes.axvline(middle, color=SECOND, linewidth=1.2)
-            side = "right" if middle > 0.5 else "left"
-            axes.annotate(
-                f"median {middle:.2f}", (middle, top), (-5 if side == "right" else 5, 0), textcoords="offset points",
-                ha=side, va="top", color=SECOND,
-            )  # fmt: skip
-        axes.set(xlim=(0, 1), ylim=(0, top * 1.08), xlabel=what)
+            side, gap = ("right", -0.006) if middle > 0.5 else ("left", 0.006)
+            axes.text(middle + gap, 1.25 * top, f"median {middle:.2f}", ha=side, va="top", color=SECOND)
+        axes.set(xlim=(0, 1), ylim=(0, 1.25 * top), xlabel=what)
         axes.yaxis.set_visible(False)
         axes.spines["left"].set_visible(False)
 
@@ -178,12 +177,13 @@ def spread(scores_N: Array, what: str) -> Draw:
 
 
 def object_precision(precision: Mapping[float, float]) -> Draw:
-    """AP against the IoU at which an object counts as found."""
+    """AP against the IoU at which an object counts as found; `precision` has 0.5 and 0.75 among others."""
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: "Figure") -> None:
         axes = figure.add_subplot()
         axes.plot(list(precision), list(precision.values()), color=ACCENT, marker="o", markersize=4)
-        for threshold, value in (list(precision.items())[0], list(precision.items())[5]):
+        for threshold in (0.5, 0.75):
+            value = precision[threshold]
             axes.annotate(f"{value:.2f}", (threshold, value), (4, 6), textcoords="offset points", color=ACCENT)
         axes.set(xlim=(0.48, 0.97), ylim=(0, 1.03), xlabel="IoU at which an object is found", ylabel="AP")
 
@@ -214,14 +214,17 @@ def curves(history: Mapping[str, Sequence[float]]) -> Draw:
     """
     shown = panels(history)
 
-    def draw(figure: Figure) -> None:
+    def draw(figure: "Figure") -> None:
         for place, name in enumerate(shown, 1):
             _curve(figure.add_subplot(*rows_of(len(shown)), place), history, name)
 
     return draw
 
 
-def _curve(axes: Axes, history: Mapping[str, Sequence[float]], name: str) -> None:
+def _curve(axes: "Axes", history: Mapping[str, Sequence[float]], name: str) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
+
     drawn = {
         label: (history[column], color)
         for column, label, color in ((f"val_{name}", "validation", ACCENT), (name, "training", SECOND))
@@ -231,7 +234,7 @@ def _curve(axes: Axes, history: Mapping[str, Sequence[float]], name: str) -> Non
         axes.plot(history["epoch"], values, color=color, linewidth=1.6, marker="o" if len(values) == 1 else "")
     axes.set_title(_spoken(name))
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.margins(x=0.02)
     if "validation" in drawn:
         # words in the lines' colours; the legend finds the free corner

@@ -94,7 +94,8 @@ def _small(picture: Array) -> Array:
     height, width = picture.shape[:2]
     scale = min(1, SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if picture.ndim == 3 else cv2.INTER_NEAREST)
+    by = cv2.INTER_AREA if picture.ndim == 3 else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(picture, size, interpolation=by))
 
 
 def _error_png(rgb_HW3: Array, truth_HW: Array, prediction_HW: Array) -> bytes:

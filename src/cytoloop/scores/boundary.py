@@ -24,7 +24,7 @@ _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 def outline(mask_HW: Array) -> Array:
     """bool (H, W): mask pixels with a neighbour (of four) outside; outside the picture is outside."""
     padded = np.pad(mask_HW.astype(np.uint8), 1)
-    return (padded - cv2.erode(padded, _CROSS))[1:-1, 1:-1].astype(bool)
+    return np.asarray((padded - cv2.erode(padded, _CROSS))[1:-1, 1:-1], bool)
 
 
 def surface_dice(truth_HW: Array, prediction_HW: Array, tolerance: float = TOLERANCE) -> float:
@@ -39,8 +39,7 @@ def surface_dice(truth_HW: Array, prediction_HW: Array, tolerance: float = TOLER
     if not lines[0].any() or not lines[1].any():
         return 0.0
     agreeing = sum(
-        int(np.count_nonzero(line & (_distance_to(other) <= tolerance)))
-        for line, other in (lines, lines[::-1])
+        int(np.count_nonzero(line & (_distance_to(other) <= tolerance))) for line, other in (lines, lines[::-1])
     )
     return agreeing / sum(int(np.count_nonzero(line)) for line in lines)
 
@@ -57,7 +56,7 @@ def surface_dice_per_class(
 
 def _distance_to(line_HW: Array) -> Array:
     """Euclidean distance to the nearest pixel of the line, in pixels."""
-    return cv2.distanceTransform((~line_HW).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(cv2.distanceTransform((~line_HW).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE))
 
 
 def _bounding_box(mask_HW: Array) -> tuple[slice, slice] | None:

@@ -64,7 +64,7 @@ def iou(confusion_CC: Array) -> Array:
 
 
 def _ratio(part: Array, whole: Array) -> Array:
-    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+    return np.asarray(np.where(whole > 0, part / np.maximum(whole, 1), np.nan))
 
 
 def mean_present(scores: Array, axis: int = -1) -> Array:
@@ -84,7 +84,7 @@ def image_mean(scores_NC: Array) -> Array:
 
 def pictures_scored(scores_NC: Array) -> Array:
     """int64 (C,) pictures that have a score of each class: present in truth or prediction."""
-    return (~np.isnan(scores_NC)).sum(0)
+    return np.asarray((~np.isnan(scores_NC)).sum(0))
 
 
 def macro(scores_C: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations_with_replacement, product
 from typing import Any
 
@@ -11,7 +12,6 @@ from scipy import ndimage
 
 from cytoloop.params import SmearParams
 from cytoloop.smear.bank import ORDER, PICTURE, SPLITS, Background, Bank, Cells, affix, make_bank, make_cells, stream
-from cytoloop.smear.cells import Cell
 from cytoloop.smear.protocol import AFFIXED, CLASSES, PictureProtocol, Protocol
 
 Array = np.ndarray[Any, Any]
@@ -25,9 +25,9 @@ class SmearPicture:
     id: split, number and the classes affixed, as "train-00012-neutrophil-thrombocyte".
     split: train, val or test.
     image_HW3: uint8 RGB.
-    ids_HW: uint8 class ids, of the top-most cell that covers at least half of a pixel.
+    ids_HW: uint8 class ids; a pixel is the top-most cell's that covers at least half of it.
     instances_HW: uint16; 0 is no cell.
-    objects: (class name, (x, y, width, height)) of instances 1, 2, ... as far as they show.
+    objects: (class name, (x, y, width, height)) of instances 1, 2, ... as far as they show, pixels.
     """
 
     id: str
@@ -41,50 +41,68 @@ class SmearPicture:
 def compose_smears(
     protocol: Protocol, params: SmearParams, indices: range | None = None, cells: Cells | None = None
 ) -> Iterator[SmearPicture]:
-    """Train, then val, then test pictures, one at a time."""
+    """Compose train, then val, then test pictures, one at a time.
+
+    Args:
+        protocol: what is drawn, and how it is put together.
+        params: how many pictures, how large, of how many cells, and the seed.
+        indices: places in that order to compose; None composes all.
+        cells: of `make_cells`, where they are made already (for `cell_facts`).
+
+    Raises:
+        ArtifactError: `params.cells_from` is no finished table.
+    """
     cells = make_cells(protocol, params) if cells is None else cells
     start = 0
     for split, count in zip(SPLITS, (params.train, params.valid, params.test), strict=True):
-        wanted = [k for k in range(count) if indices is None or start + k in indices]
-        start += count
-        if wanted:
+        numbers = [k for k in range(count) if indices is None or start + k in indices]
+        if numbers:
             bank = make_bank(protocol, params, split, cells)
-            yield from (compose_picture(protocol, params, bank, k) for k in wanted)
+            yield from (compose_picture(protocol, params, bank, k) for k in numbers)
+        start += count
 
 
 def compose_picture(protocol: Protocol, params: SmearParams, bank: Bank, k: int) -> SmearPicture:
+    """Picture k of the bank's split: a pure function, whatever other pictures are made."""
     rng = stream(params.seed, PICTURE, SPLITS.index(bank.split), k)
     kind, names = combination(protocol, params.seed, bank.split, k)
-    absorbance, owner, classes = cut_block(bank.backgrounds[kind], params.size, rng)
+    absorbance, owners, classes = cut_block(bank.backgrounds[kind], params.size, rng)
     spots = np.empty((0, 3))
-    for name in sorted(names, key=lambda name: -AFFIXED.index(name)):
+    for name in sorted(names, key=AFFIXED.index, reverse=True):  # platelets first, white cells over them
         cell = bank.cells[name][int(rng.integers(len(bank.cells[name])))]
-        spots = np.vstack([spots, free_spot(cell, spots, protocol.pixel_um, params.size, rng)])
-        affix(absorbance, owner, cell, len(classes), spots[-1, :2], rng, protocol.picture.opacity)
+        spots = np.vstack([spots, free_spot(cell.diameter_um / 2 / protocol.pixel_um, spots, params.size, rng)])
+        affix(absorbance, owners, cell, len(classes), spots[-1, :2], rng, protocol.picture.opacity)
         classes = np.append(classes, np.uint8(CLASSES.index(name)))
     image = develop(absorbance, protocol.picture, bank.grain_HW3, rng)
-    ids, instances, objects = truth(owner, classes)
-    name = "-".join([bank.split, f"{k:05d}", *names])
-    return SmearPicture(name, bank.split, image, ids, instances, objects)
+    ids, instances, objects = truth(owners, classes)
+    return SmearPicture("-".join([bank.split, f"{k:05d}", *names]), bank.split, image, ids, instances, objects)
 
 
 def combination(protocol: Protocol, seed: int, split: str, k: int) -> tuple[str, tuple[str, ...]]:
-    """The background and the classes of picture k: every combination comes once, in random order, then again."""
-    fewest, most = protocol.picture.objects
-    sets = [names for n in range(fewest, most + 1) for names in combinations_with_replacement(AFFIXED, n)]
-    every = list(product(protocol.background.mixes, sets))
-    round_, place = divmod(k, len(every))
-    return every[stream(seed, ORDER, SPLITS.index(split), round_).permutation(len(every))[place]]
+    """The background and the affixed classes of picture k: each combination comes once, in random order, then again."""
+    every = combinations(tuple(protocol.background.mixes), *protocol.picture.objects)
+    repeat, place = divmod(k, len(every))
+    order = stream(seed, ORDER, SPLITS.index(split), repeat).permutation(len(every))
+    return every[int(order[place])]
+
+
+@cache
+def combinations(kinds: tuple[str, ...], fewest: int, most: int) -> list[tuple[str, tuple[str, ...]]]:
+    """Every kind of background with every multiset of `fewest` to `most` affixed classes.
+
+    >>> len(combinations(("infected", "healthy", "mixed"), 0, 3))
+    360
+    """
+    numbers = range(fewest, most + 1)
+    return list(product(kinds, (names for n in numbers for names in combinations_with_replacement(AFFIXED, n))))
 
 
 def cut_block(backgrounds: tuple[Background, ...], size: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    """A block of a background, turned and mirrored at random: absorbance, owners, and the owners' classes."""
     background = backgrounds[int(rng.integers(len(backgrounds)))]
-    side = len(background.owner_HW)
-    y, x = rng.integers(0, side - size + 1, 2)
-    absorbance = background.absorbance_HW3[y : y + size, x : x + size]
-    owner = background.owner_HW[y : y + size, x : x + size]
+    y, x = rng.integers(0, len(background.owners_HW) - size + 1, 2)
     turn, mirrored = int(rng.integers(4)), bool(rng.random() < 0.5)
-    block = [absorbance.copy(), owner.copy()]
+    block = [layer[y : y + size, x : x + size].copy() for layer in (background.absorbance_HW3, background.owners_HW)]
     if turn < 3:
         block = [cv2.rotate(layer, turn) for layer in block]
     if mirrored:
@@ -92,41 +110,41 @@ def cut_block(backgrounds: tuple[Background, ...], size: int, rng: np.random.Gen
     return block[0], block[1], background.classes_N
 
 
-def free_spot(cell: Cell, spots: Array, pixel_um: float, size: int, rng: np.random.Generator) -> Array:
-    """(x, y, radius) in pixels where the cell overlaps earlier spots least, of 24 tries."""
-    radius = cell.diameter_um / 2 / pixel_um
+def free_spot(radius: float, spots_N3: Array, size: int, rng: np.random.Generator) -> Array:
+    """(x, y, radius), pixels: of 24 tries the first that touches no earlier spot, or that which overlaps least."""
     margin = min(0.55 * radius, size / 2)
     tries = rng.uniform(margin, size - margin, (24, 2))
-    if not len(spots):
+    if not len(spots_N3):
         return np.append(tries[0], radius)
-    gaps = np.hypot(tries[:, None, 0] - spots[None, :, 0], tries[:, None, 1] - spots[None, :, 1]) - spots[:, 2] - radius
-    least = np.minimum(gaps.min(1), 1.0)
-    return np.append(tries[least.argmax()], radius)
+    away = np.linalg.norm(tries[:, None] - spots_N3[None, :, :2], axis=-1)
+    gaps = np.minimum((away - spots_N3[:, 2] - radius).min(1), 1.0)
+    return np.append(tries[gaps.argmax()], radius)
 
 
 def develop(absorbance_HW3: Array, protocol: PictureProtocol, grain_HW3: Array, rng: np.random.Generator) -> Array:
-    """uint8 (H, W, 3): stain, light, defocus and sensor of one picture."""
+    """uint8 (H, W, 3): the picture that stain, lamp, defocus and sensor make of an absorbance (Beer-Lambert's law)."""
     size = len(absorbance_HW3)
     strength = np.exp(rng.normal(0, protocol.stain_strength) + rng.normal(0, protocol.stain_hue, 3))
     plasma = protocol.plasma_light * (1 + rng.normal(0, protocol.plasma_variation, 3))
     image = cv2.exp(cv2.transform(absorbance_HW3, np.column_stack([-np.diag(strength), np.log(255 * plasma)])))
     across = np.linspace(-1, 1, size, dtype=np.float32)
-    tilt_x, tilt_y = rng.uniform(-0.5, 0.5, 2) * protocol.illumination
-    corners = rng.uniform(0, 0.5) * protocol.vignette * across**2
-    light = (1 + float(tilt_y) * across - corners)[:, None] + (float(tilt_x) * across - corners)
-    image = cv2.GaussianBlur(image * cv2.merge([light, light, light]), (0, 0), rng.uniform(*protocol.defocus_px))
+    tilt_x, tilt_y = (rng.uniform(-0.5, 0.5, 2) * protocol.illumination).tolist()
+    corners = float(rng.uniform(0, 0.5) * protocol.vignette) * across**2
+    light = (1 + tilt_y * across - corners)[:, None] + (tilt_x * across - corners)
+    image = cv2.GaussianBlur(image * cv2.merge([light] * 3), (0, 0), float(rng.uniform(*protocol.defocus_px)))
     y, x = rng.integers(0, len(grain_HW3) - size + 1, 2)
     grain = grain_HW3[y : y + size, x : x + size]
-    return cv2.addWeighted(image, 1, grain, protocol.noise, 0, dtype=cv2.CV_8U)
+    return np.asarray(cv2.addWeighted(image, 1, grain, protocol.noise, 0, dtype=cv2.CV_8U))
 
 
-def truth(owner_HW: Array, classes_N: Array) -> tuple[Array, Array, list[tuple[str, Box]]]:
+def truth(owners_HW: Array, classes_N: Array) -> tuple[Array, Array, list[tuple[str, Box]]]:
+    """Class ids, instances numbered 1, 2, ... and the class and box of each, from the owners that show."""
     shows = np.zeros(len(classes_N), bool)
-    shows[owner_HW.ravel()] = True
+    shows[owners_HW.ravel()] = True
     present = 1 + np.flatnonzero(shows[1:])
-    number = np.zeros(len(classes_N), np.uint16)
-    number[present] = np.arange(1, len(present) + 1)
-    instances = number.take(owner_HW)
+    numbers = np.zeros(len(classes_N), np.uint16)
+    numbers[present] = np.arange(1, len(present) + 1)
+    instances = numbers.take(owners_HW)
     boxes = [(x.start, y.start, x.stop - x.start, y.stop - y.start) for y, x in ndimage.find_objects(instances)]
-    names = [CLASSES[classes_N[n]] for n in present]
-    return classes_N.take(owner_HW), instances, list(zip(names, boxes, strict=True))
+    names = [CLASSES[classes_N[owner]] for owner in present]
+    return classes_N.take(owners_HW), instances, list(zip(names, boxes, strict=True))

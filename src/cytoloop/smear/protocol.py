@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from cytoloop.errors import SourceError
+from cytoloop.params import Fraction, Section
 
 AFFIXED = ("eosinophil", "basophil", "neutrophil", "lymphocyte", "monocyte", "thrombocyte", "platelet_clump")
 RED_CELLS = ("infected_rbc", "healthy_rbc")
@@ -48,17 +49,11 @@ def _names(allowed: tuple[str, ...]) -> AfterValidator:
     return AfterValidator(check)
 
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Few = Annotated[int, Field(ge=0, le=5)]
 Positive = Annotated[float, Field(gt=0)]
 Absorbance = Annotated[float, Field(ge=0, le=5)]
 Diameters = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
 Span = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(_rising)]
-
-
-class Section(BaseModel):
-    """A frozen section; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BackgroundProtocol(Section):
@@ -79,7 +74,9 @@ class BackgroundProtocol(Section):
 class PictureProtocol(Section):
     """What is affixed to a block, and how it is stained, lit and photographed."""
 
-    objects: Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0, le=5)]], AfterValidator(_rising)]
+    objects: Annotated[tuple[Few, Few], AfterValidator(_rising)] = Field(
+        description="cells and clumps affixed to a block, [fewest, most]"
+    )
     plasma_light: tuple[Positive, Positive, Positive] = Field(
         description="(red, green, blue) light through plasma, fractions of white"
     )
@@ -110,7 +107,9 @@ class Protocol(Section):
     def _cells_fit(self) -> "Protocol":
         largest = max(high for _, high in self.diameters_um.values()) / self.pixel_um
         if largest > 512:
-            raise ValueError(f"a cell would span {largest:.0f} pixels; at most 512: raise pixel_um or lower diameters_um")
+            raise ValueError(
+                f"a cell would span {largest:.0f} pixels; at most 512: raise pixel_um or lower diameters_um"
+            )
         return self
 
 

@@ -97,7 +97,7 @@ def with_ids(entries: Sequence[Entry]) -> list[Entry]:
             replace(entry, id=f"{folder_of(entry)}_{entry.stem}".lstrip("_")) if count[entry.id] > 1 else entry
             for entry in entries
         ]
-    twice = [id for id, times in Counter(entry.id for entry in entries).items() if times > 1]
+    twice = [name for name, times in Counter(entry.id for entry in entries).items() if times > 1]
     if twice:
         raise SourceError(f"pictures with the same id: {shown(twice)}; rename their files so that stems differ")
     return list(entries)

@@ -36,6 +36,7 @@ class Tree(ABC):
     def local(self, name: str) -> AbstractContextManager[Path]:
         """A path at which the file lies while the context lasts; raises SourceError as `read`."""
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of what is open."""
 
@@ -68,6 +69,9 @@ class FolderTree(Tree):
 
     def local(self, name: str) -> AbstractContextManager[Path]:
         return nullcontext(self._paths[name])
+
+    def close(self) -> None:
+        """Nothing is kept open."""
 
 
 def _files_below(root: Path) -> list[Path]:

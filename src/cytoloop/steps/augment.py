@@ -7,8 +7,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -24,7 +25,8 @@ from cytoloop.params import AugmentParams
 THREADS = 4
 AHEAD = 2 * THREADS  # pictures in work at most
 
-Given, Made = TypeVar("Given"), TypeVar("Made")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 def augment(raw: Input, splits: Input, augmented: Output, augment_params: AugmentParams) -> Numbers:
@@ -54,7 +56,7 @@ def _training_ids(raw: Path, splits: Path) -> set[str]:
     divided = read_splits(splits)
     if set(divided) != set(read_facts(raw, ["id"])["id"]):
         raise ArtifactError(f"{splits}: these splits are not of the table in {raw}; run `cytoloop split` again")
-    return {id for id, part in divided.items() if part == TRAIN}
+    return {picture for picture, part in divided.items() if part == TRAIN}
 
 
 def _in_order(make: Callable[[Given], Made], given: Iterable[Given]) -> Iterator[Made]:
@@ -85,14 +87,15 @@ def _variants(origin: Row, codec: LabelCodec, params: AugmentParams) -> list[Row
     return variants
 
 
-def _chance(seed: int, id: str, number: int) -> np.random.Generator:
-    digest = hashlib.sha256(f"{seed}\0{id}\0{number}".encode()).digest()
+def _chance(seed: int, origin: str, number: int) -> np.random.Generator:
+    digest = hashlib.sha256(f"{seed}\0{origin}\0{number}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16]))
 
 
 def _row(origin: Row, number: int, sample: Sample, codec: LabelCodec) -> Row:
     """The variant's row, with its facts taken anew from its pixels."""
     image = encode_rgb_png(sample.image_HW3)
+    mean, std = cv2.meanStdDev(sample.image_HW3)
     height, width = sample.mask_HW.shape
     return replace(
         origin,
@@ -111,10 +114,6 @@ def _row(origin: Row, number: int, sample: Sample, codec: LabelCodec) -> Row:
         unknown_pixels=0,
         unknown_colors=None,
         phash=perceptual_hash(sample.image_HW3),
-        mean_rgb=_per_channel(sample.image_HW3.mean((0, 1))),
-        std_rgb=_per_channel(sample.image_HW3.std((0, 1))),
+        mean_rgb=[round(float(value), 4) for value in mean.ravel()],
+        std_rgb=[round(float(value), 4) for value in std.ravel()],
     )
-
-
-def _per_channel(values_3: Any) -> list[float]:
-    return [float(np.float32(value)) for value in values_3]

@@ -98,14 +98,14 @@ def evaluate(
     return judge(Predictor.load(model), (raw, validated, splits, model), evaluation, evaluate_params)
 
 
-def judge(
-    predictor: Asked, inputs: tuple[Path, Path, Path, Path], evaluation: Path, params: EvaluateParams
-) -> Numbers:
+def judge(predictor: Asked, inputs: tuple[Path, Path, Path, Path], evaluation: Path, params: EvaluateParams) -> Numbers:
     """`evaluate` for a predictor that is already there; `inputs` are raw, validated, splits and model."""
     raw, validated, splits, model = inputs
     card, test = read_card(raw), sorted(i for i, split in read_splits(splits).items() if split == TEST)
     if not test:
-        raise ArtifactError(f"{splits}: no picture is in the test split; add groups, or raise split.test and split again")
+        raise ArtifactError(
+            f"{splits}: no picture is in the test split; add groups, or raise split.test and split again"
+        )
     if predictor.codec.names != card.codec.names:
         raise ModelError(
             f"{model}: made for the classes {', '.join(predictor.codec.names)}, "
@@ -114,8 +114,11 @@ def judge(
     tally = score(predictor, read_rows(raw, test, COLUMNS), len(test))
     bootstrap = GroupBootstrap(tally.groups, params.bootstrap_samples, params.confidence, params.seed)
     found = metrics(tally, bootstrap)
-    digests = {"test_digest": read_json(splits / SPLITS_SUMMARY)["test_digest"], "model_digest": predictor.meta["model_digest"]}
-    told = plain({**found, **digests})
+    told = {
+        **plain(found),
+        "test_digest": read_json(splits / SPLITS_SUMMARY)["test_digest"],
+        "model_digest": predictor.meta["model_digest"],
+    }
     report = Evaluation(
         metrics=told,
         tally=tally,

@@ -30,7 +30,8 @@ from cytoloop.sources.pairing import shown
 LOOK_AHEAD = 8
 """Pictures decoded beyond the one being written, at most."""
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def ingest(raw: Output, ingest_params: IngestParams, classes_params: tuple[ClassParams, ...]) -> Numbers:
@@ -46,7 +47,8 @@ def ingest(raw: Output, ingest_params: IngestParams, classes_params: tuple[Class
     with open_source(ingest_params, codec) as source:
         found = find(source)
         _report_strangers(layout, found)
-        entries = _grouped(layout.unfold(source, found), ingest_params.group_pattern)
+        entries = layout.unfold(source, found)
+        _refuse_ungrouped(entries, ingest_params.group_pattern)
         with TableWriter(raw, _card(layout, source), ingest_params.rows_per_shard) as table:
             rows = _in_order(lambda entry: _row(layout, source, entry), _counted(entries))
             for row, overlap in rows:
@@ -77,33 +79,29 @@ def _report_strangers(layout: Layout, found: Found) -> None:
         )
 
 
-def _grouped(entries: Iterable[Entry], pattern: str | None) -> Iterable[Entry]:
-    """Entries with their group: by the pattern, else by the layout's rule, else each its own."""
+def _refuse_ungrouped(entries: Iterable[Entry], pattern: str | None) -> None:
+    """Stems that the pattern does not match, all at once where the entries are known beforehand."""
+    if pattern is not None and isinstance(entries, Sequence):
+        stems = [entry.stem for entry in entries if not re.search(pattern, entry.stem)]
+        if stems:
+            raise SourceError(_without_group(stems, pattern))
+
+
+def _without_group(stems: Sequence[str], pattern: str) -> str:
+    return (
+        f"ingest.group_pattern = {pattern!r}: finds no group in {len(stems)} stems: {shown(stems)}; "
+        "write a pattern that matches all of them, or null for the layout's own rule"
+    )
+
+
+def _group(entry: Entry, pattern: str | None) -> str:
+    """By the pattern if there is one, else by the layout's rule, else the picture is its own group."""
     if pattern is None:
-        return _mapped(lambda entry: replace(entry, group=entry.group or entry.id), entries)
-    if isinstance(entries, Sequence):
-        _refuse_unmatched([entry.stem for entry in entries if not re.search(pattern, entry.stem)], pattern)
-    return _mapped(lambda entry: replace(entry, group=_group(entry.stem, pattern)), entries)
-
-
-def _mapped(function: Callable[[T], R], items: Iterable[T]) -> Iterable[R]:
-    """Each item's result: a list of a list, else lazily."""
-    return [function(item) for item in items] if isinstance(items, Sequence) else map(function, items)
-
-
-def _group(stem: str, pattern: str) -> str:
-    match = re.search(pattern, stem)
-    if match is None or not match["group"]:
-        _refuse_unmatched([stem], pattern)
-    return str(match["group"])
-
-
-def _refuse_unmatched(stems: Sequence[str], pattern: str) -> None:
-    if stems:
-        raise SourceError(
-            f"ingest.group_pattern = {pattern!r}: finds no group in {len(stems)} stems: {shown(stems)}; "
-            "write a pattern that matches all of them, or null for the layout's own rule"
-        )
+        return entry.group or entry.id
+    match = re.search(pattern, entry.stem)
+    if match is None:
+        raise SourceError(_without_group([entry.stem], pattern))
+    return match["group"] or entry.id
 
 
 def _counted(entries: Iterable[Entry]) -> Iterable[Entry]:
@@ -131,7 +129,7 @@ def _row(layout: Layout, source: Source, entry: Entry) -> tuple[Row, int]:
     picture, mask, problems = _read(layout, source, entry)
     row = Row(
         id=entry.id,
-        group=str(entry.group),
+        group=_group(entry, source.params.group_pattern),
         source_file=entry.source_file,
         mask_file=entry.mask_file,
         label=entry.label,

@@ -49,7 +49,7 @@ def register(model: Input, evaluation: Input, registration: Output, register_par
     """
     bundle, metrics = read_bundle(model).file, _read_metrics(evaluation)
     own = metrics["model_digest"] == bundle.model_digest
-    run_id = _record_evaluation(evaluation, metrics if own else {}, bundle, register_params)
+    run_id = _record_evaluation(evaluation, metrics if own else {}, bundle, register_params.name)
     version = registry.register_version(register_params.name, model, run_id, _lineage(bundle))
     candidate = Score(version.version, _number(metrics["macro_dice"]), metrics["test_digest"]) if own else None
     verdict, champion = _decide(version, candidate, register_params)
@@ -124,12 +124,12 @@ def _read_metrics(evaluation: Path) -> dict[str, Any]:
     return metrics
 
 
-def _record_evaluation(evaluation: Path, metrics: dict[str, Any], bundle: BundleFile, params: RegisterParams) -> str:
+def _record_evaluation(evaluation: Path, metrics: dict[str, Any], bundle: BundleFile, name: str) -> str:
     """Log the metrics and the report to the run that trained the model, or to a run of our own."""
     digest = bundle.model_digest
-    trained = tracking.find_run(params.experiment, model_digest=digest)
+    trained = tracking.find_run(tracking.experiment_name(), model_digest=digest)
     if trained is None:
-        with tracking.start_run(params.experiment, f"register {params.name}", {"model_digest": digest}) as run:
+        with tracking.start_run(tracking.experiment_name(), f"register {name}", {"model_digest": digest}) as run:
             trained = run.id
     if metrics:
         tracking.Run(trained).log_metrics(_flat(metrics, "test/"))
@@ -156,6 +156,7 @@ def _receipt(
         "decision": verdict.decision,
         "reason": verdict.reason,
         "alias_moved": verdict.decision == PROMOTE,
+        "reigns": verdict.decision == PROMOTE or (champion is not None and champion.version == version.version),
         "candidate": _plain(candidate),
         "champion_before": _plain(champion),
     }

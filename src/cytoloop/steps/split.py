@@ -133,7 +133,7 @@ class Groups:
         return {part: share / sum(carved.values()) for part, share in carved.items()}
 
     @cached_property
-    def hashed_G(self) -> Array:
+    def hashed(self) -> Array:
         """bool (groups): those that the hash divides, the others stay where they were given."""
         return np.array([given in (None, TRAIN) for given in self.given])
 
@@ -144,12 +144,12 @@ class Groups:
         part_G = np.searchsorted(np.cumsum(list(shares.values()))[:-1], places_G, "right")
         return [
             parts[part] if hashed else str(given)
-            for part, given, hashed in zip(part_G, self.given, self.hashed_G, strict=True)
+            for part, given, hashed in zip(part_G, self.given, self.hashed, strict=True)
         ]
 
     def placed(self, shares: Shares, seed: int) -> dict[str, tuple[str, str]]:
         """group -> its split, and why."""
-        parts, by_hash = self.assign(shares, seed), self.hashed_G & (len(shares) > 1)
+        parts, by_hash = self.assign(shares, seed), self.hashed & (len(shares) > 1)
         whys = ["hash of the group" if hashed else "given by the source" for hashed in by_hash]
         return dict(zip(self.names, zip(parts, whys, strict=True), strict=True))
 
@@ -218,7 +218,7 @@ def _score(groups: Groups, shares: Shares, seed: int) -> tuple[int, int, float]:
     """
     part_G = np.array(groups.assign(shares, seed))
     # all groups are one more class, so that the size is judged like the classes
-    counted_GN = np.concatenate([groups.present_GN, np.ones((len(part_G), 1), bool)], 1) & groups.hashed_G[:, None]
+    counted_GN = np.concatenate([groups.present_GN, np.ones((len(part_G), 1), bool)], 1) & groups.hashed[:, None]
     counts_SN = np.stack([counted_GN[part_G == part].sum(0) for part in shares])
     totals_N = counts_SN.sum(0)
     expected_SN = np.outer(list(shares.values()), totals_N)
@@ -256,8 +256,8 @@ def _census(pictures: Sequence[Row], parts: Sequence[str], names: Sequence[str])
     """What came of it: pictures and groups of each split, overall and by class."""
     placed = list(zip(pictures, parts, strict=True))
     by_class = {
-        name: _count((p, part) for p, part in placed if p.class_pixels and p.class_pixels[id])
-        for id, name in enumerate(names)
+        name: _count((p, part) for p, part in placed if p.class_pixels and p.class_pixels[number])
+        for number, name in enumerate(names)
     }
     return {
         **_count(placed),

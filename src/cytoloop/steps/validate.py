@@ -81,7 +81,7 @@ def facts_of_pictures(raw: Path, card: Card, near_duplicate_bits: int) -> Any:
 def _facts(picture: Row, names: Sequence[str]) -> dict[str, Any]:
     size, mask_size = _size(picture.width, picture.height), _size(picture.mask_width, picture.mask_height)
     mask_area = (picture.mask_width or 0) * (picture.mask_height or 0)
-    pixels = picture.class_pixels or [None] * len(names)
+    pixels: Sequence[int | None] = picture.class_pixels or [None] * len(names)
     return {
         "id": picture.id,
         "group": picture.group,
@@ -105,8 +105,12 @@ def _size(width: int | None, height: int | None) -> str | None:
 
 
 def _missing(picture: Row) -> str | None:
-    """Which of the pair is not there, in ingest's words where it has some."""
-    has_picture = picture.sha256 is not None or picture.width is not None
+    """Which of the pair is not there, in ingest's words where it has some.
+
+    The row of a mask without a picture is named for the mask's file.
+    """
+    mask_files = (picture.source_file, picture.source_file.rpartition("/")[0])
+    has_picture = picture.sha256 is not None or picture.mask_file not in mask_files
     has_mask = picture.mask_file is not None or picture.class_pixels is not None
     if has_picture and has_mask:
         return None
@@ -166,7 +170,7 @@ def _receipt(card: Card, facts: Any, verdicts: list[dict[str, Any]]) -> dict[str
         "passed": not failed,
         "raw_digest": card.digest,
         "expectations": verdicts,
-        "warnings": [f"not so: {_headline(verdict)}" for verdict in warned],
+        "warnings": [f"not as expected: {_headline(verdict)}" for verdict in warned],
         "statistics": counts | _statistics(card, facts),
     }
 
@@ -203,7 +207,7 @@ def _complaint(receipt: dict[str, Any]) -> str:
     lines = [f"the data did not pass: {len(failed)} of {len(receipt['expectations'])} expectations failed"]
     left, total = SHOWN, 0
     for verdict in failed:
-        lines.append(f"  not so: {_headline(verdict)}")
+        lines.append(f"  not as expected: {_headline(verdict)}")
         lines += [f"    {offender['file']}: {offender['reason']}" for offender in verdict["offenders"][:left]]
         left -= min(left, len(verdict["offenders"]))
         total += verdict["unexpected"] or 0

@@ -1,0 +1,87 @@
+"""The training stream: every picture once an epoch, in an order that (seed, epoch) decides."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tables import mask_of, row, write_table
+
+from cytoloop.errors import ArtifactError
+from cytoloop.model.data import PictureStream, ahead
+from cytoloop.params import ModelParams
+
+MODEL = ModelParams(num_classes=3, image_width=32, image_height=32, num_layers=2)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # a picture is recognised by its number of foreground pixels
+    rows = [row(f"p{i:03d}", mask_HW=_unlike_others(i)) for i in range(40)]
+    return write_table(tmp_path_factory.mktemp("table"), rows)
+
+
+def _unlike_others(i: int) -> np.ndarray:
+    mask_HW = np.zeros((32, 32), np.uint8)
+    mask_HW.ravel()[: i + 1] = 1
+    return mask_HW
+
+
+def seen(stream: PictureStream, seed: int, epoch: int) -> list[int]:
+    return [int((ids > 0).sum()) for _, batch in stream._shuffled(seed, epoch) for ids in batch]
+
+
+def test_an_epoch_has_every_picture_once(table: Path) -> None:
+    stream = PictureStream([(table, None)], MODEL, 8)
+    assert (stream.pictures, stream.steps) == (40, 5)
+    assert sorted(seen(stream, 0, 0)) == list(range(1, 41))
+
+
+def test_the_order_depends_on_seed_and_epoch_alone(table: Path) -> None:
+    stream = PictureStream([(table, None)], MODEL, 8)
+    assert seen(stream, 0, 3) == seen(PictureStream([(table, None)], MODEL, 8), 0, 3)
+    assert seen(stream, 0, 3) != seen(stream, 0, 4)
+    assert seen(stream, 0, 3) != seen(stream, 1, 3)
+
+
+def test_only_the_wanted_pictures_come(table: Path) -> None:
+    stream = PictureStream([(table, {"p001", "p030", "p031"})], MODEL, 8)
+    assert stream.batch_size == 3
+    assert sorted(seen(stream, 0, 0)) == [2, 31, 32]
+
+
+def test_tables_are_joined(table: Path) -> None:
+    stream = PictureStream([(table, {"p001"}), (table, {"p001", "p002"})], MODEL, 1)
+    assert Counter(seen(stream, 0, 0)) == Counter({2: 2, 3: 1})
+
+
+def test_in_order_keeps_the_last_small_batch(table: Path) -> None:
+    batches = list(PictureStream([(table, None)], MODEL, 16).in_order())
+    assert [len(ids) for _, ids in batches] == [16, 16, 8]
+    assert [int((ids > 0).sum()) for _, batch in batches for ids in batch] == list(range(1, 41))
+
+
+def test_as_a_dataset_it_has_floats_and_ids(table: Path) -> None:
+    batches = list(PictureStream([(table, None)], MODEL, 16).epoch(0, 0))
+    assert len(batches) == 2
+    pictures, ids = batches[0]
+    assert pictures.shape == (16, 32, 32, 3)
+    assert pictures.dtype == "float32"
+    assert float(pictures.numpy().max()) > 1  # 0..255: the network scales
+    assert ids.dtype == "uint8"
+
+
+def test_no_picture_is_a_clear_error(table: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"splits\.csv"):
+        PictureStream([(table, {"stranger"})], MODEL, 8)
+
+
+def test_pictures_are_fitted_and_masks_keep_their_labels(tmp_path: Path) -> None:
+    folder = write_table(tmp_path / "table", [row("big", mask_HW=mask_of(100, 70, 40))])
+    pictures, ids = next(PictureStream([(folder, None)], MODEL, 8).in_order())
+    assert pictures.shape == (1, 32, 32, 3)
+    assert set(np.unique(ids)) <= {0, 1, 2}
+
+
+def test_ahead_keeps_the_order() -> None:
+    assert list(ahead(lambda x: x * x, range(50), threads=3, look=7)) == [x * x for x in range(50)]
