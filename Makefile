@@ -5,7 +5,6 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
-export TF_CPP_MIN_LOG_LEVEL := 2
 # without compiled bytecode every step would compile its imports again: 20 s instead of 6 s for keras
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -82,6 +82,13 @@ def disc(side: int, centre: tuple[int, int], radius: int) -> Array:
     return (y - centre[0]) ** 2 + (x - centre[1]) ** 2 <= radius**2
 
 
+def square(side: int, corner: tuple[int, int], size: int) -> Array:
+    """bool (side, side): size * size pixels with the upper left one at the corner (y, x)."""
+    mask = np.zeros((side, side), bool)
+    mask[corner[0] : corner[0] + size, corner[1] : corner[1] + size] = True
+    return mask
+
+
 def nested_discs(side: int = 32, inner: int = 3, outer: int = 5) -> tuple[Array, Array, float]:
     """Two concentric discs, bool (side, side), and their IoU, DISC_PIXELS[inner] / DISC_PIXELS[outer]."""
     centre = (side // 2, side // 2)

@@ -23,7 +23,6 @@ from cytoloop.images.codec import LabelCodec
 CARD = "dataset.json"  # raw, augmented
 RECEIPT = "receipt.json"  # validated, registration
 VALIDATION_PAGE = "index.html"  # validated: our own page
-DATA_DOCS = "data_docs"  # validated: Great Expectations' pages
 SPLITS = "splits.csv"  # splits: id, group, split
 SPLITS_SUMMARY = "splits.json"
 BEST_PARAMS = "best_params.json"  # best_params

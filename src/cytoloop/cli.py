@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _calm() -> None:
     """Warnings of ours to stderr; TensorFlow's start-up chatter off unless asked for."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
 
 

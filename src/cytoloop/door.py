@@ -29,6 +29,7 @@ STEPS = ("ingest", "validate", "split", "augment", "tune", "train", "evaluate", 
 FOLDERS = {
     "raw": "data/raw",
     "validated": "data/validated",
+    "data_docs": "reports/data_docs",
     "splits": "data/splits",
     "augmented": "data/augmented",
     "best_params": "models/best_params",

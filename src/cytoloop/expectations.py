@@ -36,8 +36,10 @@ class Check:
     """Why a picture offends, a format string over its facts; empty for expectations of the whole table."""
     setting: str | None = None
     """The key of params.yaml that moves the limit."""
+    unit: str = ""
+    """Of expectations of the whole table: what is counted."""
     whole: int | None = None
-    """Where the expectation is on a sum: what the sum is a fraction of."""
+    """What the count is to be told as a fraction of."""
 
 
 def suite(params: ValidateParams, classes: Sequence[str], pixels: int) -> list[Check]:
@@ -58,6 +60,7 @@ def _pictures(params: ValidateParams) -> Iterator[Check]:
         "ExpectTableRowCountToBeBetween",
         {"min_value": params.min_pictures},
         setting="validate.min_pictures",
+        unit="pictures",
     )
     yield _null("paired", "Every picture has a mask, and every mask a picture.", "missing", "{missing}")
     yield Check(
@@ -104,7 +107,7 @@ def _masks(params: ValidateParams) -> Iterator[Check]:
     )
     yield Check(
         "known_colours",
-        f"At most {params.max_unknown_fraction:.4g} of a mask's pixels have a colour of no class.",
+        f"At most {_percent(params.max_unknown_fraction)} of a mask's pixels have a colour of no class.",
         "ExpectColumnValuesToBeBetween",
         {"column": "unknown_fraction", "max_value": params.max_unknown_fraction},
         reason="{unknown_fraction:.2%} of its mask has colours of no class: {unknown_colors}",
@@ -112,7 +115,7 @@ def _masks(params: ValidateParams) -> Iterator[Check]:
     )
     yield Check(
         "not_empty",
-        f"At most {params.max_empty_fraction:.4g} of the masks are empty (background only).",
+        f"At most {_percent(params.max_empty_fraction)} of the masks are empty (background only).",
         "ExpectColumnValuesToBeBetween",
         {"column": "foreground_pixels", "min_value": 1, "mostly": _mostly(params.max_empty_fraction)},
         reason="its mask is empty",
@@ -123,7 +126,7 @@ def _masks(params: ValidateParams) -> Iterator[Check]:
 def _duplicates(params: ValidateParams) -> Iterator[Check]:
     yield _null(
         "few_copies_elsewhere",
-        f"At most {params.max_copy_fraction:.4g} of the files occur again in another group or with another mask.",
+        f"At most {_percent(params.max_copy_fraction)} of the files occur again in another group or with another mask.",
         "copy_elsewhere",
         "the same file as {copy_elsewhere}, in another group or with another mask",
         mostly=_mostly(params.max_copy_fraction),
@@ -138,7 +141,7 @@ def _duplicates(params: ValidateParams) -> Iterator[Check]:
     )
     yield _null(
         "few_near_duplicates",
-        f"At most {params.max_near_duplicate_fraction:.4g} of the pictures look like one of another group.",
+        f"At most {_percent(params.max_near_duplicate_fraction)} of the pictures look like one of another group.",
         "near_duplicate",
         "looks like {near_duplicate}",
         mostly=_mostly(params.max_near_duplicate_fraction),
@@ -152,6 +155,7 @@ def _classes(params: ValidateParams, classes: Sequence[str], pixels: int) -> Ite
         "There is foreground of at least one class.",
         "ExpectColumnSumToBeBetween",
         {"column": "foreground_pixels", "min_value": 1},
+        unit="pixels",
     )
     for name in classes[1:]:
         yield Check(
@@ -161,11 +165,12 @@ def _classes(params: ValidateParams, classes: Sequence[str], pixels: int) -> Ite
             {"column": f"pixels_{name}", "min_value": 1},
             severity="critical" if params.required_classes == "all" else "warning",
             setting="validate.required_classes",
+            unit="pixels",
         )
     for name, (least, most) in params.class_fractions.items():
         yield Check(
             f"{name}_share",
-            f"The class {name} has between {least:.4g} and {most:.4g} of all pixels.",
+            f"The class {name} has between {_percent(least)} and {_percent(most)} of all pixels.",
             "ExpectColumnSumToBeBetween",
             {
                 "column": f"pixels_{name}",
@@ -186,11 +191,16 @@ def _card() -> Iterator[Check]:
             {"column": column, "min_value": 1},
             severity="warning",
             setting=f"ingest.{column}",
+            unit="recorded",
         )
 
 
 def _null(name: str, text: str, column: str, reason: str, mostly: float = 1, **more: Any) -> Check:
     return Check(name, text, "ExpectColumnValuesToBeNull", {"column": column, "mostly": mostly}, reason=reason, **more)
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.4g} %"
 
 
 def _mostly(limit: float) -> float:
@@ -208,7 +218,7 @@ def judge(facts: Any, checks: Sequence[Check], site: Path) -> list[dict[str, Any
 
     Returns:
         A plain dict for each check, in their order: name, text, severity, setting, success,
-        observed (of a whole table; else null), unexpected (pictures that offend; null of a whole
+        observed with its unit (of a whole table; else null), unexpected (pictures that offend; null of a whole
         table), and offenders (id, file, reason), at most OFFENDERS.
 
     Raises:
@@ -223,7 +233,8 @@ def _results(facts: Any, checks: Sequence[Check], site: Path) -> dict[str, Any]:
     import great_expectations as gx
     from great_expectations.checkpoint import UpdateDataDocsAction
 
-    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+    for talkative in ("great_expectations", "great_expectations.data_context.types.base"):  # the latter sets its own level
+        logging.getLogger(talkative).setLevel(logging.ERROR)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     asset = context.data_sources.add_pandas("facts").add_dataframe_asset("pictures")
@@ -275,6 +286,7 @@ def _verdict(check: Check, result: dict[str, Any], facts: Any) -> dict[str, Any]
         "setting": check.setting,
         "success": result["success"],
         "observed": observed / check.whole if check.whole else observed,
+        "unit": check.unit,
         "unexpected": found.get("unexpected_count"),
         "offenders": [_offender(check, facts, at["row"]) for at in found.get("unexpected_index_list", [])[:OFFENDERS]],
     }

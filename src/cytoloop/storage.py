@@ -21,6 +21,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from cytoloop.errors import SourceError
 
 THREADS = 8
+ATTEMPTS = 6
+"""Of one request, with growing pauses; an endpoint that does not answer is told after about 20 s."""
 _CHUNK = 2**20
 
 
@@ -74,7 +76,7 @@ def _parsed(uri: str) -> tuple[str, str]:
 def _client(endpoint: str | None) -> Any:
     # checksums only when required: most S3-compatible stores do not know the newer ones
     config = Config(
-        retries={"mode": "standard", "max_attempts": 6},
+        retries={"mode": "standard", "max_attempts": ATTEMPTS},
         connect_timeout=5,
         read_timeout=30,
         max_pool_connections=2 * THREADS,

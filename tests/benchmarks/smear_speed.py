@@ -44,7 +44,9 @@ def main(pictures: int = 200, repeats: int = 5) -> None:
     drawn = time.process_time()
     bank = make_bank(protocol, params, "train", cells)
     print(f"cells: {drawn - start:.1f} s of processor time, backgrounds: {time.process_time() - drawn:.1f} s")
-    wall, processor, size = [], [], 0
+    size = 0
+    wall: list[float] = []
+    processor: list[float] = []
     for _ in range(repeats):
         wall_start, processor_start = time.perf_counter(), time.process_time()
         size = compose_and_encode(protocol, params, bank, pictures)

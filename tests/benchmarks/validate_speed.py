@@ -58,7 +58,7 @@ def main(pictures: int = 1000, side: int = 224) -> None:
             validated = folder / name
             validated.mkdir()
             start = time.perf_counter()
-            numbers = validate(folder / "raw", validated, ValidateParams())
+            numbers = validate(folder / "raw", validated, folder / "docs", ValidateParams())
             print(f"{pictures} pictures, {name}: {time.perf_counter() - start:.2f} s  {numbers}")
     print(f"peak resident memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 

@@ -72,9 +72,8 @@ def test_surface_dice_is_symmetric_and_bounded_and_grows_with_the_tolerance(a, b
 @given(labels, labels)
 def test_matching_is_as_good_as_the_optimal_one(truth, prediction):
     """At every threshold as many pairs as the Hungarian algorithm finds on the whole IoU matrix."""
-    rows, columns = (np.unique(x[x > 0]) for x in (truth, prediction))
-    iou = np.array([[((truth == r) & (prediction == c)).sum() / ((truth == r) | (prediction == c)).sum() for c in columns]
-                    for r in rows]).reshape(len(rows), len(columns))  # fmt: skip
+    rows, columns = ([x == n for n in np.unique(x[x > 0])] for x in (truth, prediction))
+    iou = np.array([[(r & c).sum() / (r | c).sum() for c in columns] for r in rows]).reshape(len(rows), len(columns))
     found = objects.match(truth, prediction)
     assert (found.truths, found.predictions) == iou.shape
     for threshold in objects.THRESHOLDS:

@@ -103,7 +103,8 @@ def test_a_better_seed_is_suggested_when_a_class_is_missing_in_a_split(
     rows = [row(f"p{n}", mask_HW=mask_of(cell=12 if n < 3 else 4)) for n in range(40)]
     _, summary = divided(tmp_path, rows)
     assert summary["missing"]["nucleus"]
-    assert summary["suggestion"] == f"split.seed = {summary['suggested_seed']} would put every class in every split"
+    gain = "put all classes of at least 3 groups in every split"
+    assert summary["suggestion"] == f"split.seed = {summary['suggested_seed']} would {gain}"
     assert summary["suggestion"] in caplog.text
     assert "the class nucleus is in no picture of" in caplog.text
     _, better = divided(tmp_path, rows, seed=summary["suggested_seed"])

@@ -26,7 +26,7 @@ def judged(
     validated.mkdir()
     message = None
     try:
-        validate(raw, validated, ValidateParams(**(limits or {})))
+        validate(raw, validated, tmp_path / "docs", ValidateParams(**(limits or {})))
     except ValidationFailed as failure:
         message = str(failure)
     receipt = json.loads((validated / "receipt.json").read_text("utf-8"))
@@ -45,9 +45,10 @@ def test_good_data_passes_and_leaves_receipt_page_and_data_docs(tmp_path: Path) 
     raw = write_table(tmp_path / "raw", GOOD)
     validated = tmp_path / "validated"
     validated.mkdir()
-    numbers = validate(raw, validated, ValidateParams())
+    numbers = validate(raw, validated, tmp_path / "docs", ValidateParams())
     assert numbers == {"pictures": 3, "expectations": 18, "failed": 0, "warnings": 0}
-    assert sorted(path.name for path in validated.iterdir()) == ["data_docs", "index.html", "receipt.json"]
+    assert sorted(path.name for path in validated.iterdir()) == ["index.html", "receipt.json"]
+    assert (tmp_path / "docs" / "index.html").is_file()
     receipt = json.loads((validated / "receipt.json").read_text("utf-8"))
     assert receipt["passed"]
     assert receipt["raw_digest"] == read_card(raw).digest
@@ -145,13 +146,13 @@ def test_an_unrecorded_licence_is_a_warning_and_logged(tmp_path: Path, caplog: p
 def test_an_empty_table_is_refused(tmp_path: Path) -> None:
     raw = write_table(tmp_path / "raw", [])
     with pytest.raises(ArtifactError, match="no pictures"):
-        validate(raw, tmp_path, ValidateParams())
+        validate(raw, tmp_path, tmp_path / "docs", ValidateParams())
 
 
 def test_a_failure_keeps_its_output_behind_the_door(tmp_path: Path) -> None:
     classes = [{"name": c["name"], "color": c["color"]} for c in card().classes]
     tree = {"classes": classes, "ingest": {"layout": "any", "source": "any"}, "model": {"num_classes": len(classes)}}
-    folders = {"raw": write_table(tmp_path / "raw", GOOD[:1]), "validated": tmp_path / "validated"}
+    folders = {"raw": write_table(tmp_path / "raw", GOOD[:1]), "validated": tmp_path / "validated", "data_docs": tmp_path / "docs"}
     with pytest.raises(ValidationFailed, match="at least 3 pictures"):
         run_step("validate", folders, check_params(tree, "test"))
     assert json.loads((tmp_path / "validated" / "receipt.json").read_text("utf-8"))["passed"] is False
@@ -161,7 +162,7 @@ def test_the_receipt_and_the_page_are_the_same_bytes_each_time(tmp_path: Path) -
     raw = write_table(tmp_path / "raw", [*GOOD, row("a2", "a", sha256=GOOD[0].sha256)])
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        validate(raw, tmp_path / name, ValidateParams())
+        validate(raw, tmp_path / name, tmp_path / f"{name} docs", ValidateParams())
     for file in ("receipt.json", "index.html"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
@@ -196,7 +197,7 @@ def test_validation_prints_nothing_and_never_imports_tensorflow(tmp_path: Path) 
     script = (
         "import sys; from pathlib import Path; from cytoloop.params import ValidateParams;"
         "from cytoloop.steps.validate import validate;"
-        "validate(Path(sys.argv[1]), Path(sys.argv[2]), ValidateParams());"
+        "validate(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[2] + '-docs'), ValidateParams());"
         "assert not {'tensorflow', 'keras', 'mlflow'} & set(sys.modules)"
     )
     (tmp_path / "validated").mkdir()

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from drawn import disc
 
 from cytoloop.scores.baseline import otsu_foreground
+from drawn import disc
 
 
 def picture(mask, inside, outside):
@@ -11,12 +11,12 @@ def picture(mask, inside, outside):
 
 @pytest.mark.parametrize(("inside", "outside"), [(60, 220), (220, 60)])
 def test_the_minority_is_foreground_on_bright_and_on_dark_fields(inside, outside):
-    cell = disc(16, 16, 8)
+    cell = disc(32, (16, 16), 8)
     np.testing.assert_array_equal(otsu_foreground(picture(cell, inside, outside)), cell)
 
 
 def test_only_the_green_channel_counts():
-    cell = disc(16, 16, 8)
+    cell = disc(32, (16, 16), 8)
     rgb = picture(cell, 60, 220)
     rgb[..., 0], rgb[..., 2] = 7, 200
     np.testing.assert_array_equal(otsu_foreground(rgb), cell)

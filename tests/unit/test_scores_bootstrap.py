@@ -36,7 +36,7 @@ def test_nan_is_left_out_and_a_resample_without_scores_is_nan():
     assert bootstrap.interval(means) == (0.5, 0.5)
 
 
-@pytest.mark.parametrize(("groups", "samples"), [(["a", "a"], 100), (["a", "b"], 0), ([], 100)])
+@pytest.mark.parametrize(("groups", "samples"), [(["a", "a"], 100), (["a", "b"], 0)])
 def test_there_is_no_interval_without_groups_or_resamples(groups, samples):
     bootstrap = GroupBootstrap(groups, samples)
     means = bootstrap.image_means(np.full((len(groups), 1), 0.5))

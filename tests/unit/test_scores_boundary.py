@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from drawn import disc, empty, one_pixel, square
 
 from cytoloop.scores.boundary import outline, surface_dice, surface_dice_per_class
+from drawn import disc, square
 
 
 def test_the_outline_of_a_square_is_its_rim():
-    rim = outline(square(4, 4, 10))
+    rim = outline(square(32, (4, 4), 10))
     assert rim.sum() == 36
     assert not rim[5:13, 5:13].any()
 
@@ -16,8 +16,8 @@ def test_the_edge_of_the_picture_is_outside():
 
 
 def test_a_shift_within_the_tolerance_costs_nothing():
-    assert surface_dice(square(4, 4, 10), square(6, 4, 10), tolerance=2) == 1
-    assert surface_dice(square(4, 4, 10), square(7, 4, 10), tolerance=3) == 1
+    assert surface_dice(square(32, (4, 4), 10), square(32, (6, 4), 10), tolerance=2) == 1
+    assert surface_dice(square(32, (4, 4), 10), square(32, (7, 4), 10), tolerance=3) == 1
 
 
 def test_a_shifted_square_by_counting():
@@ -26,18 +26,19 @@ def test_a_shifted_square_by_counting():
     Each column of 10 overlaps the other's in 6 rows, so that 2 x 6 of 36 pixels agree; in the row
     where one square begins (or ends) the other shows no more than these.
     """
-    assert surface_dice(square(4, 4, 10), square(8, 4, 10), tolerance=0) == pytest.approx(2 * 12 / 72)
+    assert surface_dice(square(32, (4, 4), 10), square(32, (8, 4), 10), tolerance=0) == pytest.approx(2 * 12 / 72)
 
 
 def test_far_apart_is_zero_and_equal_is_one():
-    assert surface_dice(square(0, 0, 5), square(20, 20, 5)) == 0
-    assert surface_dice(disc(16, 16, 9), disc(16, 16, 9), tolerance=0) == 1
+    assert surface_dice(square(32, (0, 0), 5), square(32, (20, 20), 5)) == 0
+    assert surface_dice(disc(32, (16, 16), 9), disc(32, (16, 16), 9), tolerance=0) == 1
 
 
 def test_absent_in_both_is_nan_and_in_one_is_zero():
-    assert np.isnan(surface_dice(empty() > 0, empty() > 0))
-    assert surface_dice(empty() > 0, one_pixel()) == 0
-    assert surface_dice(one_pixel(), empty() > 0) == 0
+    nothing, one_pixel = np.zeros((32, 32), bool), square(32, (5, 5), 1)
+    assert np.isnan(surface_dice(nothing, nothing))
+    assert surface_dice(nothing, one_pixel) == 0
+    assert surface_dice(one_pixel, nothing) == 0
 
 
 def test_a_wholly_filled_picture_that_was_missed_is_zero():
@@ -45,6 +46,6 @@ def test_a_wholly_filled_picture_that_was_missed_is_zero():
 
 
 def test_each_class_for_itself():
-    truth = square(0, 0, 5) + 2 * square(20, 20, 5).astype(np.uint8)
-    prediction = square(0, 0, 5).astype(np.uint8)
+    truth = square(32, (0, 0), 5) + 2 * square(32, (20, 20), 5).astype(np.uint8)
+    prediction = square(32, (0, 0), 5).astype(np.uint8)
     np.testing.assert_array_equal(surface_dice_per_class(truth, prediction, 4), [np.nan, 1, 0, np.nan])

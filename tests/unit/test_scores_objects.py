@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
-from drawn import disc, empty, one_pixel, square, touching_discs
 
 from cytoloop.scores import objects
+from drawn import disc, square, touching_discs
+
+EMPTY = np.zeros((32, 32), np.uint8)
+PIXEL = square(32, (5, 5), 1)
 
 
 def labels(*masks):
@@ -10,8 +13,8 @@ def labels(*masks):
 
 
 def test_touching_discs_become_one_object():
-    truth = touching_discs()
-    joined = objects.label_foreground(truth)
+    truth = touching_discs().instances_HW
+    joined = objects.label_foreground(touching_discs().ids_HW)
     assert joined.max() == 1
     found = objects.match(truth, joined)
     assert (found.truths, found.predictions) == (2, 1)
@@ -22,21 +25,21 @@ def test_touching_discs_become_one_object():
 
 
 def test_an_object_split_in_halves_is_found_once():
-    truth = labels(square(4, 4, 10))
+    truth = labels(square(32, (4, 4), 10))
     halves = truth * np.where(np.arange(32) < 9, 1, 2)
     assert objects.match(truth, halves).iou_K.tolist() == [0.5]
 
 
 def test_diagonal_neighbours_are_two_objects():
-    assert objects.label_foreground((one_pixel(5, 5) | one_pixel(6, 6)).astype(np.uint8)).max() == 2
+    assert objects.label_foreground((PIXEL | square(32, (6, 6), 1)).astype(np.uint8)).max() == 2
 
 
 def test_scores_by_arithmetic():
     """Three truths: one found whole, one with IoU 80 / 100, one missed; and one invented."""
-    truth = labels(disc(5, 5, 4), square(12, 12, 10), square(0, 20, 4))
-    shrunk = square(12, 12, 10)
+    truth = labels(disc(32, (5, 5), 4), square(32, (12, 12), 10), square(32, (0, 20), 4))
+    shrunk = square(32, (12, 12), 10)
     shrunk[20:] = False
-    prediction = labels(shrunk, disc(5, 5, 4), square(26, 2, 3))
+    prediction = labels(shrunk, disc(32, (5, 5), 4), square(32, (26, 2), 3))
     found = objects.match(truth, prediction)
     assert sorted(found.iou_K) == [0.8, 1.0]
     assert (found.truths, found.predictions) == (3, 3)
@@ -48,15 +51,18 @@ def test_scores_by_arithmetic():
 
 
 def test_nothing_against_nothing_is_nan_and_against_something_zero():
-    nothing = objects.match(empty(), empty())
+    nothing = objects.match(EMPTY, EMPTY)
     assert np.isnan(objects.average_precision(nothing))
     assert np.isnan(objects.panoptic_quality(nothing))
-    assert objects.average_precision(objects.match(labels(one_pixel()), empty())) == 0
-    assert objects.average_precision(objects.match(empty(), labels(one_pixel()))) == 0
+    assert objects.average_precision(objects.match(labels(PIXEL), EMPTY)) == 0
+    assert objects.average_precision(objects.match(EMPTY, labels(PIXEL))) == 0
 
 
 def test_pictures_are_pooled_and_their_counts_compared():
-    whole, missed = objects.match(labels(disc(9, 9, 5)), labels(disc(9, 9, 5))), objects.match(touching_discs(), empty())
+    whole, missed = (
+        objects.match(labels(disc(32, (9, 9), 5)), labels(disc(32, (9, 9), 5))),
+        objects.match(touching_discs().instances_HW, EMPTY),
+    )
     pooled = objects.pool([whole, missed])
     assert objects.average_precision(pooled) == 1 / 3
     assert objects.count_error([whole, missed]) == 1

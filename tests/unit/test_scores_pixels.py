@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
-from drawn import disc, empty, one_pixel, square
 
 from cytoloop.scores import pixels
+from drawn import disc_and_its_half, nested_discs, square
 
 NAN = float("nan")
+EMPTY = np.zeros((32, 32), bool)
+PIXEL = square(32, (5, 5), 1)
 
 
 def of_masks(truth, prediction):
@@ -36,27 +38,27 @@ def test_confusion_refuses_what_is_no_pair_of_class_ids(truth, prediction, compl
 
 
 def test_half_shifted_squares():
-    counts = of_masks(square(4, 4, 10), square(4, 9, 10))  # 50 of 100 pixels in common
+    counts = of_masks(square(32, (4, 4), 10), square(32, (4, 9), 10))  # 50 of 100 pixels in common
     assert pixels.dice(counts)[1] == 0.5
     assert pixels.iou(counts)[1] == pytest.approx(50 / 150)
 
 
-def test_a_disc_in_a_larger_one():
-    small, large = disc(16, 16, 5), disc(16, 16, 10)
-    counts = of_masks(small, large)
-    assert pixels.iou(counts)[1] == small.sum() / large.sum()
-    assert pixels.dice(counts)[1] == 2 * small.sum() / (small.sum() + large.sum())
+@pytest.mark.parametrize("drawn", [nested_discs, disc_and_its_half])
+def test_discs_of_known_iou(drawn):
+    one, other, iou = drawn()
+    assert pixels.iou(of_masks(one, other))[1] == iou
+    assert pixels.dice(of_masks(one, other))[1] == pytest.approx(2 * iou / (1 + iou))
 
 
 def test_a_missed_and_a_found_pixel():
-    assert pixels.dice(of_masks(one_pixel(), one_pixel()))[1] == 1
-    assert pixels.dice(of_masks(one_pixel(5, 5), one_pixel(5, 6)))[1] == 0
+    assert pixels.dice(of_masks(PIXEL, PIXEL))[1] == 1
+    assert pixels.dice(of_masks(PIXEL, square(32, (5, 6), 1)))[1] == 0
 
 
 def test_absent_in_both_is_nan_and_invented_is_zero():
-    assert np.isnan(pixels.dice(of_masks(empty(), empty()))[1])
-    assert pixels.dice(of_masks(empty(), one_pixel()))[1] == 0
-    assert pixels.dice(of_masks(one_pixel(), empty()))[1] == 0
+    assert np.isnan(pixels.dice(of_masks(EMPTY, EMPTY))[1])
+    assert pixels.dice(of_masks(EMPTY, PIXEL))[1] == 0
+    assert pixels.dice(of_masks(PIXEL, EMPTY))[1] == 0
 
 
 def test_nan_is_left_out_of_means_and_the_pictures_are_counted():
@@ -67,7 +69,7 @@ def test_nan_is_left_out_of_means_and_the_pictures_are_counted():
 
 def test_image_mean_and_pooled_differ_as_they_should():
     # a large object of 90 pixels found whole, a small one of 10 missed
-    found, missed = of_masks(square(0, 0, 9), square(0, 0, 9)), of_masks(square(0, 0, 3), empty())
+    found, missed = of_masks(square(32, (0, 0), 9), square(32, (0, 0), 9)), of_masks(square(32, (0, 0), 3), EMPTY)
     both = np.stack([found, missed])
     assert pixels.image_mean(pixels.dice(both))[1] == 0.5
     assert pixels.dice(both.sum(0))[1] == pytest.approx(2 * 81 / (2 * 81 + 9))
@@ -102,5 +104,5 @@ def test_merged_foreground_forgives_a_wrong_class():
 
 
 def test_accuracy_beside_the_constant_background():
-    counts = of_masks(square(0, 0, 10, side=20), empty(20))
+    counts = of_masks(square(20, (0, 0), 10), np.zeros((20, 20)))
     assert pixels.pixel_accuracy(counts) == pixels.background_accuracy(counts) == 0.75

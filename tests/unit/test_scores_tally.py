@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from drawn import empty, square
 
 from cytoloop.scores.bootstrap import GroupBootstrap
 from cytoloop.scores.tally import Judged, Tally, metrics, plain
+from drawn import square
 
 NAMES = ("background", "nucleus", "cytoplasm")
 
@@ -17,8 +17,8 @@ def judged(truth, prediction, instances=None):
 @pytest.fixture
 def told():
     """Two pictures: nucleus (100 pixels) found whole, then half; cytoplasm invented in the second."""
-    nucleus = square(4, 4, 10).astype(np.uint8)
-    other = square(4, 9, 10).astype(np.uint8)
+    nucleus = square(32, (4, 4), 10).astype(np.uint8)
+    other = square(32, (4, 9), 10).astype(np.uint8)
     other[0, :4] = 2
     tally = Tally(NAMES)
     tally.add("a", "one", judged(nucleus, nucleus))
@@ -31,9 +31,8 @@ def test_metrics_by_arithmetic(told):
     assert told["per_class"]["nucleus"]["dice_pooled"] == pytest.approx(300 / 400)
     assert told["per_class"]["nucleus"]["iou_pooled"] == pytest.approx(150 / 250)
     assert told["per_class"]["nucleus"]["pictures"] == 2
-    assert told["per_class"]["cytoplasm"] == {
-        "dice_image_mean": 0, "dice_pooled": 0, "iou_image_mean": 0, "iou_pooled": 0, "nsd_image_mean": 0, "pictures": 1,
-    }  # fmt: skip
+    assert told["per_class"]["cytoplasm"].pop("pictures") == 1
+    assert set(told["per_class"]["cytoplasm"].values()) == {0}
     assert told["macro_dice"] == pytest.approx(0.75 / 2)
     assert told["worst_class"] == {"name": "cytoplasm", "dice": 0}
     assert told["foreground_dice"] == pytest.approx((1 + 100 / (100 + 104)) / 2)
@@ -57,7 +56,7 @@ def test_intervals_hold_the_scores(told):
 def test_objects_only_where_the_truth_has_instances(told):
     assert "objects" not in told
     tally = Tally(NAMES)
-    nucleus = square(4, 4, 10).astype(np.uint8)
+    nucleus = square(32, (4, 4), 10).astype(np.uint8)
     tally.add("a", "one", judged(nucleus, nucleus, nucleus))
     found = metrics(tally, GroupBootstrap(tally.groups, 0))["objects"]
     assert found["ap_50"] == found["ap_95"] == found["f1_50"] == found["panoptic_quality"] == 1
@@ -65,9 +64,10 @@ def test_objects_only_where_the_truth_has_instances(told):
 
 
 def test_without_any_foreground_every_score_is_nan():
+    nothing = np.zeros((32, 32), np.uint8)
     tally = Tally(NAMES)
     for name in "ab":
-        tally.add(name, name, judged(empty(), empty()))
+        tally.add(name, name, judged(nothing, nothing))
     found = plain(metrics(tally, GroupBootstrap(tally.groups, 50)))
     assert found["macro_dice"] is found["foreground_dice"] is found["macro_iou"] is found["boundary_nsd"] is None
     assert found["worst_class"] == {"name": None, "dice": None}

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cytoloop.errors import ModelError
+from cytoloop.model import quiet_start
 from cytoloop.model.bundle import arrays_of, fill_network, read_arrays, write_arrays
 from cytoloop.model.data import PictureStream
 from cytoloop.model.losses import keras_loss, loss, metric
@@ -68,8 +69,9 @@ def start(build: Callable[[ModelParams], "keras.Model"], model: ModelParams, par
         build: makes the network.
         steps: batches in an epoch; the one-cycle schedule is spread over steps * epochs.
     """
-    import keras
-    import tensorflow as tf
+    with quiet_start():
+        import keras
+        import tensorflow as tf
 
     keras.utils.set_random_seed(params.seed)
     tf.config.experimental.enable_op_determinism()

@@ -61,7 +61,7 @@ def svg(draw: Draw, width: float, height: float, label: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # the page's own style sheet has these rules
-    text = re.sub(r' id="[a-z0-9_.]+_\d+"|font-family: [^;"]*; ?', "", text)
+    text = re.sub(r' id="[A-Za-z0-9_.]+_\d+"|font-family: [^;"]*; ?', "", text)
     for color, variable in _VARIABLES.items():
         text = text.replace(color, variable)
     return text.replace("<svg", f'<svg role="img" aria-label="{_attribute(label)}"', 1).strip()

@@ -57,7 +57,7 @@ def choose(scores_N: Array, examples: int) -> dict[str, list[int]]:
     count = min(examples, max(1, len(order) // 3))
     best, rest = order[:count], order[count:]
     worst, middle = rest[-count:][::-1], rest[:-count]
-    start = max(0, (len(middle) - count + 1) // 2)
+    start = max(0, (len(middle) - count) // 2)
     return {"best": best, "median": middle[start : start + count], "worst": worst}
 
 

@@ -92,7 +92,7 @@ def verdict(evaluation: Evaluation) -> Verdict:
     if (metrics["foreground_dice"] or 0) <= (metrics["otsu_foreground_dice"] or 0):
         return Verdict(False, "Not better than a simple threshold.", cautions)
     if metrics["pixel_accuracy"] <= metrics["background_accuracy"]:
-        return Verdict(False, "Fewer correct pixels than an answer that says background everywhere.", cautions)
+        return Verdict(False, "No more correct pixels than an answer that says background everywhere.", cautions)
     return Verdict(True, "Better than the trivial answers.", cautions)
 
 

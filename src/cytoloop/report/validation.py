@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from cytoloop.artifacts import DATA_DOCS, Card
+from cytoloop.artifacts import Card
 
 
 def validation_page(receipt: dict[str, Any], card: Card) -> str:
@@ -18,7 +18,7 @@ def validation_page(receipt: dict[str, Any], card: Card) -> str:
     return (
         _templates()
         .get_template("validation.html")
-        .render(receipt=receipt, card=card, shares=shares, data_docs=f"{DATA_DOCS}/index.html")
+        .render(receipt=receipt, card=card, shares=shares)
     )
 
 

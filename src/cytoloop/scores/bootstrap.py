@@ -23,7 +23,7 @@ class GroupBootstrap:
     def __init__(self, groups: Sequence[str], samples: int, confidence: float = 0.95, seed: int = 0) -> None:
         """
         Args:
-            groups: the group of each picture, N names.
+            groups: the group of each picture, N names, at least one.
             samples: resamples; 0 gives no intervals.
             confidence: level of the intervals, 0..1.
             seed: seed of the draws.
@@ -31,9 +31,8 @@ class GroupBootstrap:
         names, self._group_N = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
         self.groups = len(names)
         self.confidence = confidence
-        even = np.full(self.groups, 1 / max(self.groups, 1))
-        rng = np.random.default_rng(seed)
-        self.draws_SG = rng.multinomial(self.groups, even, size=samples if self.groups else 0)
+        even = np.full(self.groups, 1 / self.groups)
+        self.draws_SG = np.random.default_rng(seed).multinomial(self.groups, even, size=samples)
 
     def sums(self, values_NX: Array) -> Array:
         """float64 (S, ...): for each resample the sum of the pictures' (N, ...) values; exact for counts."""

@@ -9,10 +9,10 @@ import numpy as np
 
 from cytoloop.artifacts import TEST, TRAIN, VAL
 from cytoloop.params import SmearParams
+from cytoloop.smear.backgrounds import Scene, make_background
 from cytoloop.smear.cells import Cell, draw_cell
 from cytoloop.smear.crops import crop_cells
-from cytoloop.smear.noise import fractal_noise, ramp
-from cytoloop.smear.protocol import CELLS, CLASSES, RED_CELLS, Protocol
+from cytoloop.smear.protocol import CELLS, Protocol
 
 Array = np.ndarray[Any, Any]
 Cells = dict[str, dict[str, tuple[Cell, ...]]]  # split -> class -> cells
@@ -27,20 +27,6 @@ def stream(seed: int, purpose: int, *numbers: int) -> np.random.Generator:
 
 
 @dataclass(frozen=True)
-class Background:
-    """Red cells on plasma.
-
-    absorbance_HW3: float32.
-    owners_HW: uint16, the number of the cell that a pixel belongs to; 0 is plasma.
-    classes_N: uint8, the class id of each number.
-    """
-
-    absorbance_HW3: Array
-    owners_HW: Array
-    classes_N: Array
-
-
-@dataclass(frozen=True)
 class Bank:
     """All that the pictures of one split are composed from; it is only read.
 
@@ -51,7 +37,7 @@ class Bank:
 
     split: str
     cells: dict[str, tuple[Cell, ...]]
-    backgrounds: dict[str, tuple[Background, ...]]
+    backgrounds: dict[str, tuple[Scene, ...]]
     grain_HW3: Array
 
 
@@ -112,92 +98,3 @@ def make_grain(side: int, rng: np.random.Generator) -> Array:
     """Sensor noise, a little correlated between neighbours as after demosaicing."""
     grain = cv2.GaussianBlur(rng.standard_normal((side, side, 3), np.float32), (0, 0), 0.5)
     return np.asarray(grain / float(grain.std()))
-
-
-def make_background(
-    protocol: Protocol, cells: dict[str, tuple[Cell, ...]], infected: float, side: int, rng: np.random.Generator
-) -> Background:
-    """Strew red cells over plasma; their absorbances add up where they lie on one another."""
-    pool = [cell for name in RED_CELLS for cell in cells[name]]
-    odds = [
-        f / len(cells[name]) for name, f in zip(RED_CELLS, (infected, 1 - infected), strict=True) for _ in cells[name]
-    ]
-    radii = np.array([cell.diameter_um for cell in pool]) / 2 / protocol.pixel_um
-    centres, chosen = scatter(protocol, side, radii, np.array(odds), rng)
-    absorbance, owners = make_plasma(protocol, side, rng), np.zeros((side, side), np.uint16)
-    for number, (centre, which) in enumerate(zip(centres, chosen, strict=True), 1):
-        affix(absorbance, owners, pool[which], number, centre, rng, opacity=0.0)
-    classes = [0, *(CLASSES.index(pool[which].name) for which in chosen)]
-    return Background(absorbance, owners, np.array(classes, np.uint8))
-
-
-def scatter(
-    protocol: Protocol, side: int, radii_P: Array, odds_P: Array, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """Where red cells of a pool lie in a square of `side` pixels: centres (n, 2), pixels, and pool indices (n,).
-
-    Candidates come one after another; few may lie on an earlier one, and some regions are thinner
-    than others. Ends at the protocol's coverage, or after a hundred times as many candidates.
-    """
-    wanted = rng.uniform(*protocol.background.coverage) * side * side
-    count = int(100 * wanted / (np.pi * np.square(radii_P).mean()))
-    which = rng.choice(len(radii_P), count, p=odds_P)
-    radii = radii_P[which]
-    centres = rng.uniform(-radii, side + radii, (2, count)).T
-    density = ramp(fractal_noise((64, 64), 22, rng, 2), -1.2, 0.6)
-    x, y = np.clip(centres.T / side * 64, 0, 63).astype(int)
-    dense_enough = rng.random(count) < 0.25 + 0.75 * density[y, x]
-    least = np.where(rng.random(count) < protocol.background.overlapping, 0.62, 1.02)
-    kept: list[int] = []
-    covered = 0.0
-    for n in np.flatnonzero(dense_enough).tolist():
-        away = centres[kept] - centres[n]
-        if (np.square(away).sum(1) > np.square(least[n] * (radii[kept] + radii[n]))).all():
-            kept.append(n)
-            covered += np.pi * radii[n] ** 2
-            if covered >= wanted:
-                break
-    return centres[kept], which[kept]
-
-
-def make_plasma(protocol: Protocol, side: int, rng: np.random.Generator) -> Array:
-    """float32 (side, side, 3) absorbance of the dried film: slow shades, fine mottling, specks of stain."""
-    coarse = (side // 4 + 1, side // 4 + 1)
-    shade = 0.015 * fractal_noise(coarse, 40, rng, 3) + 0.007 * fractal_noise(coarse, 2.5, rng, 2)
-    shade = cv2.resize(shade, (side, side), interpolation=cv2.INTER_CUBIC)
-    specks = np.zeros((side, side), np.float32)
-    count = rng.poisson(protocol.background.precipitate_per_mm2 * (side * protocol.pixel_um / 1000) ** 2)
-    for x, y in rng.integers(0, side, (count, 2)):
-        specks[y, x] = rng.gamma(2.0, 1.5)
-    specks = np.minimum(cv2.GaussianBlur(specks, (0, 0), 0.9), 0.8)
-    tints = zip((0.8, 1.2, 0.9), protocol.stains["precipitate"], strict=True)
-    return np.asarray(cv2.merge([np.float32(tint) * shade + np.float32(speck) * specks for tint, speck in tints]))
-
-
-def affix(
-    absorbance_HW3: Array,
-    owners_HW: Array,
-    cell: Cell,
-    number: int,
-    centre: Array,
-    rng: np.random.Generator,
-    opacity: float,
-) -> None:
-    """Lay a cell, turned at random, on a picture in place.
-
-    It owns the pixels that it covers at least half, and replaces the fraction `opacity` of what it
-    covers; at 0 the absorbances add up.
-    """
-    corner = np.floor(centre).astype(int)
-    patch = cell.turned(rng.uniform(0, 2 * np.pi), bool(rng.random() < 0.5), (centre - corner).tolist())
-    left, top = (corner - cell.reach).tolist()
-    rows = slice(max(top, 0), min(top + len(patch), len(owners_HW)))
-    columns = slice(max(left, 0), min(left + len(patch), owners_HW.shape[1]))
-    if rows.start >= rows.stop or columns.start >= columns.stop:
-        return
-    *added, covered = cv2.split(patch[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left])
-    block = absorbance_HW3[rows, columns]
-    if opacity:
-        block *= cv2.merge([1 - opacity * covered] * 3)
-    block += cv2.merge(added)
-    owners_HW[rows, columns][covered >= 0.5] = number

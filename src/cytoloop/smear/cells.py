@@ -108,7 +108,7 @@ def draw_eosinophil(canvas: Canvas) -> Drawing:
     centres = arc(canvas, 3 if three else 2, 0.52, canvas.uniform(2.2, 3.4) if three else canvas.uniform(1.9, 2.9))
     inside = lobes(canvas, centres, 0.28 if three else 0.34, canvas.uniform(0.2, 0.4))
     inside = np.minimum(inside, depth - 0.35)
-    body = with_nucleus(canvas, body, inside, 0.9 * chromatin(canvas, inside, 1.7, 0.4))
+    body = with_nucleus(canvas, body, inside, 0.9 * chromatin(canvas, inside, 1.7, 0.5))
     return body * (coverage(depth) * flattened(rho))[..., None], depth
 
 
@@ -136,7 +136,7 @@ def draw_neutrophil(canvas: Canvas) -> Drawing:
     centres = arc(canvas, count, 0.53, count * canvas.uniform(0.85, 1.15))
     inside = lobes(canvas, centres, 0.38 - 0.03 * count, canvas.uniform(0.14, 0.34))
     inside = np.minimum(inside, depth - 0.5)
-    body = with_nucleus(canvas, body, inside, chromatin(canvas, inside, 1.3, 0.42))
+    body = with_nucleus(canvas, body, inside, chromatin(canvas, inside, 1.5, 0.52))
     return body * (coverage(depth) * flattened(rho))[..., None], depth
 
 
@@ -154,7 +154,7 @@ def draw_lymphocyte(canvas: Canvas) -> Drawing:
     inside = np.minimum(inside, depth - 0.22)
     rim = (0.6 + 0.12 * canvas.noise(1.6) + 0.55 * ramp(rho, 0.75, 1.0)) * (1 - 0.35 * ramp(inside, -0.7, 0.0))
     body = canvas.stain("lymphocyte_cytoplasm", rim)
-    body = with_nucleus(canvas, body, inside, 1.02 * chromatin(canvas, inside, 2.2, 0.5))
+    body = with_nucleus(canvas, body, inside, 1.02 * chromatin(canvas, inside, 2.2, 0.62))
     return body * (coverage(depth) * flattened(rho))[..., None], depth
 
 
@@ -171,7 +171,7 @@ def draw_monocyte(canvas: Canvas) -> Drawing:
     body = canvas.stain("monocyte_cytoplasm", ground * (1 - 0.6 * vacuoles))
     body += canvas.stain("neutrophil_granule", 0.7 * ramp(canvas.noise(0.5, 1), 1.5, 2.4))
     lace = 0.8 + 0.26 * ramp(np.abs(canvas.noise(1.7, 2)), 0.0, 1.0)
-    body = with_nucleus(canvas, body, inside, 0.88 * lace * chromatin(canvas, inside, 1.3, 0.34))
+    body = with_nucleus(canvas, body, inside, 0.88 * lace * chromatin(canvas, inside, 1.5, 0.46))
     return body * (coverage(depth) * flattened(rho))[..., None], depth
 
 
@@ -215,7 +215,7 @@ def platelet(canvas: Canvas, depth_HW: Array, middle_um: float) -> Array:
 def red_cell(canvas: Canvas, pallor: float, crenated: bool) -> Drawing:
     """A disc, some of them oval, thinner in the middle by the fraction `pallor`."""
     oval = canvas.uniform(1.25, 1.5) if canvas.chance(0.1) else canvas.uniform(1.0, 1.15)
-    finest, fall = (18, 0.6) if crenated else (6, 1.1)
+    finest, fall = (15, 0.75) if crenated else (6, 1.1)
     depth, rho = outline(canvas, canvas.uniform(0.02, 0.08), oval, finest, fall)
     x, y = canvas.rng.normal(0, 0.12, 2).tolist()
     away = rho + (canvas.x * x + canvas.y * y) / canvas.diameter + 0.05 * canvas.noise(3.0, 1)

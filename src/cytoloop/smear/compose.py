@@ -11,7 +11,8 @@ import numpy as np
 from scipy import ndimage
 
 from cytoloop.params import SmearParams
-from cytoloop.smear.bank import ORDER, PICTURE, SPLITS, Background, Bank, Cells, affix, make_bank, make_cells, stream
+from cytoloop.smear.backgrounds import Scene
+from cytoloop.smear.bank import ORDER, PICTURE, SPLITS, Bank, Cells, make_bank, make_cells, stream
 from cytoloop.smear.protocol import AFFIXED, CLASSES, PictureProtocol, Protocol
 
 Array = np.ndarray[Any, Any]
@@ -66,15 +67,14 @@ def compose_picture(protocol: Protocol, params: SmearParams, bank: Bank, k: int)
     """Picture k of the bank's split: a pure function, whatever other pictures are made."""
     rng = stream(params.seed, PICTURE, SPLITS.index(bank.split), k)
     kind, names = combination(protocol, params.seed, bank.split, k)
-    absorbance, owners, classes = cut_block(bank.backgrounds[kind], params.size, rng)
+    scene = cut_block(bank.backgrounds[kind], params.size, rng)
     spots = np.empty((0, 3))
     for name in sorted(names, key=AFFIXED.index, reverse=True):  # platelets first, white cells over them
         cell = bank.cells[name][int(rng.integers(len(bank.cells[name])))]
         spots = np.vstack([spots, free_spot(cell.diameter_um / 2 / protocol.pixel_um, spots, params.size, rng)])
-        affix(absorbance, owners, cell, len(classes), spots[-1, :2], rng, protocol.picture.opacity)
-        classes = np.append(classes, np.uint8(CLASSES.index(name)))
-    image = develop(absorbance, protocol.picture, bank.grain_HW3, rng)
-    ids, instances, objects = truth(owners, classes)
+        scene.affix(cell, spots[-1, :2], protocol.picture.opacity, rng)
+    image = develop(scene.absorbance_HW3, protocol.picture, bank.grain_HW3, rng)
+    ids, instances, objects = truth(scene.owners_HW, np.array(scene.classes, np.uint8))
     return SmearPicture("-".join([bank.split, f"{k:05d}", *names]), bank.split, image, ids, instances, objects)
 
 
@@ -97,17 +97,11 @@ def combinations(kinds: tuple[str, ...], fewest: int, most: int) -> list[tuple[s
     return list(product(kinds, (names for n in numbers for names in combinations_with_replacement(AFFIXED, n))))
 
 
-def cut_block(backgrounds: tuple[Background, ...], size: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """A block of a background, turned and mirrored at random: absorbance, owners, and the owners' classes."""
+def cut_block(backgrounds: tuple[Scene, ...], size: int, rng: np.random.Generator) -> Scene:
+    """A block of a background, turned and mirrored at random."""
     background = backgrounds[int(rng.integers(len(backgrounds)))]
-    y, x = rng.integers(0, len(background.owners_HW) - size + 1, 2)
-    turn, mirrored = int(rng.integers(4)), bool(rng.random() < 0.5)
-    block = [layer[y : y + size, x : x + size].copy() for layer in (background.absorbance_HW3, background.owners_HW)]
-    if turn < 3:
-        block = [cv2.rotate(layer, turn) for layer in block]
-    if mirrored:
-        block = [cv2.flip(layer, 1) for layer in block]
-    return block[0], block[1], background.classes_N
+    x, y = rng.integers(0, len(background.owners_HW) - size + 1, 2).tolist()
+    return background.block(x, y, size).turned(int(rng.integers(4)), bool(rng.random() < 0.5))
 
 
 def free_spot(radius: float, spots_N3: Array, size: int, rng: np.random.Generator) -> Array:

@@ -17,7 +17,7 @@ from scipy import ndimage
 from cytoloop.artifacts import Row, read_card, read_facts, read_rows
 from cytoloop.images.decode import decode_ids, decode_instances, decode_rgb
 from cytoloop.smear.cells import SUPERSAMPLING, Cell, trimmed
-from cytoloop.smear.protocol import CELLS, Protocol
+from cytoloop.smear.protocol import CELLS, RED_CELLS, Protocol
 
 Array = np.ndarray[Any, Any]
 
@@ -82,7 +82,7 @@ def divide_groups(groups: list[str], shares: dict[str, int], rng: np.random.Gene
 
 
 def crops_of(row: Row, names: tuple[str, ...]) -> Iterator[Crop]:
-    """The whole cells of one picture that lie alone; none where it has a problem or no mask.
+    """The whole cells of one picture; none where it has a problem or no mask.
 
     The objects of a class are its instances, where the table has them, or else its connected
     components. Where the whole picture has a label that is a cell, its foreground is that cell.
@@ -99,7 +99,7 @@ def crops_of(row: Row, names: tuple[str, ...]) -> Iterator[Crop]:
             if box is not None and not touches_border(box, ids.shape):
                 window = tuple(slice(max(side.start - MARGIN, 0), side.stop + MARGIN) for side in box)
                 mask = (objects[window] == number).astype(np.uint8)
-                if stands_alone(mask, ids[window]):
+                if name not in RED_CELLS or stands_alone(mask, ids[window]):
                     yield cut(str(name), absorbance[window], mask, row.id)
 
 
@@ -116,7 +116,7 @@ def touches_border(box: tuple[slice, slice], shape: tuple[int, ...]) -> bool:
 
 
 def stands_alone(mask_HW: Array, ids_HW: Array) -> bool:
-    """Whether background lies around an object, so that no other covers a part of it."""
+    """Whether background lies around an object: a red cell lies lowest, and another could cover a part of it."""
     around_HW = cv2.dilate(mask_HW, np.ones((3, 3), np.uint8)) > mask_HW
     return bool(np.mean(ids_HW[around_HW] == 0) >= ALONE)
 

@@ -27,7 +27,18 @@ RATIO_FROM = 10**6
 
 _UTF8_NAME = 0x800
 _ENCRYPTED = 0x1
-DAMAGE = (BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError)
+DAMAGE = (
+    BadZipFile,
+    zlib.error,
+    struct.error,
+    OSError,  # a damaged directory makes zipfile seek to where nothing is
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+)
+"""What reading a damaged archive may raise."""
 _CHUNK = 2**20
 
 

@@ -11,7 +11,7 @@ from cytoloop.sources.pairing import SUFFIX, pair, role_by
 from cytoloop.sources.reading import check_two_classes, file_bytes, read_picture
 
 _role = role_by(
-    rf"(?P<folder>(?:.*/)?)(?P<stem>[^/]+)/images/[^/]+{SUFFIX}",
+    rf"(?P<folder>(?:.*/)?)(?P<stem>[^/]+)/images/(?P=stem){SUFFIX}",
     rf"(?P<folder>(?:.*/)?)(?P<stem>[^/]+)/masks/[^/]+{SUFFIX}",
 )
 

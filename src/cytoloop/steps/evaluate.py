@@ -112,6 +112,9 @@ def judge(predictor: Asked, inputs: tuple[Path, Path, Path, Path], evaluation: P
             f"but {raw} has {', '.join(card.codec.names)}; train on this data, or evaluate on the model's"
         )
     tally = score(predictor, read_rows(raw, test, COLUMNS), len(test))
+    if len(tally.ids) < len(test):
+        unknown = sorted(set(test) - set(tally.ids))
+        raise ArtifactError(f"{splits}: test picture {unknown[0]!r} is not in {raw}; split this data again")
     bootstrap = GroupBootstrap(tally.groups, params.bootstrap_samples, params.confidence, params.seed)
     found = metrics(tally, bootstrap)
     told = {

@@ -6,6 +6,10 @@ adding pictures never moves old ones, and the test set of last year is still uns
 that looks at other pictures (shuffling, balancing classes, filling quotas) would break this. Classes
 are therefore balanced in expectation only; what came of it is measured, and where it came out badly
 a better seed is suggested: a choice for people, once, at the start.
+
+Others matter in two places only: a near-duplicate of a val or test picture is excluded, which moves
+nothing between the splits, and a source that later brings a val or test split of its own is
+another source.
 """
 
 import csv
@@ -42,7 +46,7 @@ from cytoloop.params import SplitParams
 PARTS = (TRAIN, VAL, TEST)
 FACTS = ("sha256", "phash", "given_split", "class_pixels")
 SEEDS = 1000  # tried for a suggestion, fewer where there are so many groups that
-HASHES = 2_000_000  # would be passed, about 3 seconds
+HASHES = 2_000_000  # would be passed, some seconds of work
 SPREAD = 3  # fewest groups with which a class can be in every split
 
 Array = np.ndarray[Any, Any]
@@ -204,7 +208,7 @@ def _better_seed(groups: Groups, shares: Shares, seed: int) -> tuple[int, str] |
     if better >= now or better[0]:
         return None
     if better[1] < missing or empty:
-        return best, f"put {'more classes' if better[1] else 'every class'} in every split"
+        return best, f"put {'more' if better[1] else 'all'} classes of at least {SPREAD} groups in every split"
     return best, "bring the classes closer to the fractions of the splits"
 
 

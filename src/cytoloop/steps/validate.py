@@ -9,7 +9,6 @@ from typing import Any
 
 from cytoloop import expectations
 from cytoloop.artifacts import (
-    DATA_DOCS,
     FACT_COLUMNS,
     RECEIPT,
     VALIDATION_PAGE,
@@ -30,11 +29,12 @@ SHOWN = 20  # offenders in the message of a failure
 log = logging.getLogger("cytoloop")
 
 
-def validate(raw: Input, validated: Output, validate_params: ValidateParams) -> Numbers:
+def validate(raw: Input, validated: Output, data_docs: Output, validate_params: ValidateParams) -> Numbers:
     """Hold the table's facts against the suite of expectations; no pixel is decoded.
 
-    Writes `receipt.json` (verdict, expectations, offenders, statistics), our own page `index.html`
-    and Great Expectations' `data_docs/`, whether the data passed or not.
+    Writes `receipt.json` (verdict, expectations, offenders, statistics) and our own page `index.html`,
+    and apart from them, since they hold times and random names, Great Expectations' Data Docs;
+    whether the data passed or not.
 
     Returns:
         Counts: pictures, expectations, failed (critical) and warnings.
@@ -46,7 +46,7 @@ def validate(raw: Input, validated: Output, validate_params: ValidateParams) -> 
     facts = facts_of_pictures(raw, card, validate_params.near_duplicate_bits)
     pixels = int(facts[[f"pixels_{name}" for name in card.codec.names]].sum().sum())
     suite = expectations.suite(validate_params, card.codec.names, pixels)
-    receipt = _receipt(card, facts, expectations.judge(facts, suite, validated / DATA_DOCS))
+    receipt = _receipt(card, facts, expectations.judge(facts, suite, data_docs))
     write_json(validated / RECEIPT, receipt)
     (validated / VALIDATION_PAGE).write_text(validation_page(receipt, card), "utf-8")
     for warning in receipt["warnings"]:

@@ -9,6 +9,7 @@ named alike in every process.
 import importlib
 from typing import TYPE_CHECKING, get_args
 
+from cytoloop.model import quiet_start
 from cytoloop.params import Architecture, ModelParams
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ NAMES: tuple[str, ...] = get_args(Architecture)
 
 def build(model: ModelParams) -> "keras.Model":
     """The network that the params describe, with fresh weights."""
+    with quiet_start():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
     network: keras.Model = importlib.import_module(f"{__name__}.{model.architecture}").build(model)
     return network
 

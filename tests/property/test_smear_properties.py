@@ -1,0 +1,144 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cytoloop.smear
+from cytoloop.smear import read_protocol
+from cytoloop.smear.backgrounds import Scene, scatter
+from cytoloop.smear.bank import SPLITS, shares
+from cytoloop.smear.cells import Cell
+from cytoloop.smear.compose import combination, free_spot, truth
+from cytoloop.smear.crops import divide_groups
+from cytoloop.smear.noise import fractal_noise, ramp
+from cytoloop.smear.protocol import CLASSES
+from cytoloop.smear.shapes import Canvas, coverage, granules, outline
+from drawn import disc
+
+PROTOCOL = read_protocol(Path(cytoloop.smear.__file__).with_name("protocol.yaml"))
+SEEDS = st.integers(0, 2**31)
+DISC = Cell("lymphocyte", np.repeat(disc(61, (30, 30), 20)[..., None], 4, -1).astype(np.float32), 3.8)
+"""Radius 20 at twice the resolution: 10 pixels, absorbance and coverage 1."""
+
+
+@given(SEEDS, st.integers(4, 60), st.integers(4, 60), st.floats(1, 80), st.integers(1, 4))
+def test_noise_is_centred_and_of_unit_spread(seed: int, height: int, width: int, period: float, octaves: int) -> None:
+    noise = fractal_noise((height, width), period, np.random.default_rng(seed), octaves)
+    assert noise.shape == (height, width)
+    assert noise.dtype == np.float32
+    assert abs(noise.mean()) < 1e-3
+    assert noise.std() == pytest.approx(1, abs=1e-2)
+
+
+@given(st.floats(-5, 5), st.floats(0.01, 5))
+def test_a_ramp_rises_from_0_to_1(low: float, width: float) -> None:
+    values = ramp(np.linspace(low - 1, low + width + 1, 200), low, low + width)
+    assert (np.diff(values) >= -1e-12).all()
+    assert (values[0], values[-1]) == (0, 1)
+
+
+@settings(max_examples=25)
+@given(SEEDS, st.floats(2, 18), st.floats(0, 0.15), st.floats(1, 1.5))
+def test_an_outline_encloses_the_area_of_its_diameter(
+    seed: int, diameter: float, roughness: float, elongation: float
+) -> None:
+    canvas = Canvas(diameter, 0.095, {}, np.random.default_rng(seed), 0.8)
+    depth, rho = outline(canvas, roughness, elongation)
+    area = float(coverage(depth).sum()) * 0.095**2
+    assert 2 * np.sqrt(area / np.pi) == pytest.approx(diameter, rel=0.02)
+    np.testing.assert_array_equal(depth > 0, rho < 1)
+
+
+@settings(max_examples=25)
+@given(SEEDS, st.floats(0.4, 2.5))
+def test_granules_are_between_nothing_and_full(seed: int, spacing: float) -> None:
+    thick, strength = granules(Canvas(10, 0.1, {}, np.random.default_rng(seed)), spacing, (0.2, 0.5))
+    assert thick.min() >= 0
+    assert thick.max() <= 1
+    assert strength.min() >= 0.55
+    assert strength.max() <= 1
+
+
+@given(st.integers(3, 500))
+def test_shares_part_the_cells(count: int) -> None:
+    parts = shares(count)
+    assert tuple(parts) == SPLITS
+    assert sum(parts.values()) == count
+    assert min(parts.values()) >= 1
+    assert count < 10 or parts["train"] >= 0.7 * count
+
+
+@given(SEEDS, st.sets(st.text("abc", min_size=1, max_size=4), min_size=1))
+def test_each_group_goes_to_one_split(seed: int, groups: set[str]) -> None:
+    split_of = divide_groups(sorted(groups), shares(10), np.random.default_rng(seed))
+    assert set(split_of) == groups
+    assert len(groups) < 3 or set(split_of.values()) == set(SPLITS)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from(SPLITS), st.integers(0, 3))
+def test_combinations_are_in_balance(seed: int, split: str, repeat: int) -> None:
+    drawn = Counter(combination(PROTOCOL, seed, split, repeat * 360 + k) for k in range(360))
+    assert len(drawn) == 360
+
+
+@settings(max_examples=15, deadline=None)
+@given(SEEDS, st.integers(100, 300))
+def test_few_red_cells_overlap(seed: int, side: int) -> None:
+    radii = np.array([16.0, 18.0, 20.0])
+    centres, which = scatter(PROTOCOL, side, radii, np.full(3, 1 / 3), np.random.default_rng(seed))
+    assert len(centres) == len(which) > 0
+    away = np.linalg.norm(centres[:, None] - centres[None], axis=-1) / (radii[which][:, None] + radii[which][None])
+    np.fill_diagonal(away, 9)
+    assert away.min() >= 0.62
+
+
+@given(SEEDS, st.floats(2, 300), st.integers(0, 4))
+def test_a_spot_lies_in_the_picture(seed: int, radius: float, taken: int) -> None:
+    rng = np.random.default_rng(seed)
+    spots = np.column_stack([rng.uniform(0, 128, (taken, 2)), np.full(taken, 10.0)])
+    x, y, kept = free_spot(radius, spots, 128, rng)
+    assert 0 <= x <= 128
+    assert 0 <= y <= 128
+    assert kept == radius
+
+
+@given(SEEDS, st.integers(1, 12))
+def test_truth_renumbers_the_owners_that_show(seed: int, number: int) -> None:
+    rng = np.random.default_rng(seed)
+    owners = rng.integers(0, number + 1, (9, 7)).astype(np.uint16)
+    classes = np.concatenate([[0], rng.integers(1, len(CLASSES), number)]).astype(np.uint8)
+    ids, instances, objects = truth(owners, classes)
+    np.testing.assert_array_equal(ids, classes[owners])
+    assert len(objects) == instances.max() == len(set(owners.ravel()) - {0})
+    for label, (name, (x, y, width, height)) in enumerate(objects, 1):
+        box = instances[y : y + height, x : x + width]
+        assert (box == label).sum() == (instances == label).sum()
+        assert set(ids[instances == label]) == {CLASSES.index(name)}
+
+
+@settings(max_examples=30)
+@given(SEEDS, st.floats(-60, 90), st.floats(-60, 90), st.floats(0, 1))
+def test_affixing_keeps_to_the_picture_and_to_the_cell(seed: int, x: float, y: float, opacity: float) -> None:
+    scene = Scene(np.full((30, 40, 3), 0.5, np.float32), np.zeros((30, 40), np.uint16))
+    scene.affix(DISC, np.array([x, y]), opacity, np.random.default_rng(seed))
+    assert scene.classes == [0, CLASSES.index("lymphocyte")]
+    rows, columns = np.mgrid[:30, :40]
+    away = np.hypot(columns - x, rows - y)
+    np.testing.assert_array_equal(scene.owners_HW[away < 9], 1)
+    np.testing.assert_array_equal(scene.owners_HW[away > 11], 0)
+    np.testing.assert_allclose(scene.absorbance_HW3[away < 8.5], 1 + 0.5 * (1 - opacity), rtol=1e-4)
+    np.testing.assert_array_equal(scene.absorbance_HW3[away > 13], np.float32(0.5))
+
+
+@given(SEEDS, st.integers(0, 3), st.booleans())
+def test_a_turned_scene_has_the_same_pixels(seed: int, quarters: int, mirrored: bool) -> None:
+    owners = np.random.default_rng(seed).integers(0, 9, (12, 12)).astype(np.uint16)
+    scene = Scene(np.repeat(owners[..., None], 3, -1).astype(np.float32), owners)
+    turned = scene.turned(quarters, mirrored)
+    np.testing.assert_array_equal(turned.absorbance_HW3[..., 0], turned.owners_HW)
+    expected = np.rot90(owners, -quarters)
+    np.testing.assert_array_equal(turned.owners_HW, expected[:, ::-1] if mirrored else expected)

@@ -1,0 +1,210 @@
+"""evaluate with a predictor that looks at colours: real answers, no network."""
+
+import csv
+import hashlib
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from cytoloop.artifacts import METRICS, REPORT, read_card, write_json
+from cytoloop.door import interface
+from cytoloop.errors import ArtifactError, ModelError
+from cytoloop.images.codec import LabelClass, LabelCodec
+from cytoloop.params import EvaluateParams
+from cytoloop.steps.evaluate import BATCH, judge
+from tables import CODEC, COLORS_N3, mask_of, row, write_table
+
+PARAMS = EvaluateParams(bootstrap_samples=50, examples=1)
+
+
+@dataclass
+class Answer:
+    ids_HW: np.ndarray
+    probability_HW: np.ndarray
+
+
+class NearestColor:
+    """Gives each pixel the class with the nearest colour; classes in `blind_to` are called background."""
+
+    codec = CODEC
+
+    def __init__(self, blind_to=()):
+        self.blind_to = blind_to
+        self.meta = {"model": {"architecture": "nearest colour"}, "model_digest": "cd" * 32}
+        self.largest_batch = 0
+
+    def predict(self, pictures):
+        self.largest_batch = max(self.largest_batch, len(pictures))
+        return [self._answer(picture) for picture in pictures]
+
+    def _answer(self, rgb_HW3):
+        distance = np.linalg.norm(rgb_HW3[..., None, :].astype(float) - COLORS_N3, axis=-1)
+        ids = distance.argmin(-1).astype(np.uint8)
+        ids[np.isin(ids, self.blind_to)] = 0
+        return Answer(ids, np.ones(ids.shape, np.float32))
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A function that lays out the inputs of evaluate for some rows, the first `train` of them not in test."""
+
+    def lay_out(rows, train=1):
+        raw, validated, splits, model = (tmp_path / name for name in ("raw", "validated", "splits", "model"))
+        for folder in (validated, splits, model, tmp_path / "evaluation"):
+            folder.mkdir()
+        write_table(raw, rows)
+        write_json(validated / "receipt.json", receipt(read_card(raw).digest, len(rows)))
+        lines = [f"{one.id},{one.group},{'train' if n < train else 'test'}\n" for n, one in enumerate(rows)]
+        (splits / "splits.csv").write_text("id,group,split\n" + "".join(lines))
+        write_json(splits / "splits.json", {"test_digest": "ab" * 32})
+        (model / "history.csv").write_text("epoch,loss,val_loss,val_macro_dice\n1,1.5,1.6,0.1\n2,1.2,1.3,0.3\n")
+        return (raw, validated, splits, model), tmp_path / "evaluation"
+
+    return lay_out
+
+
+def receipt(digest, pictures):
+    statistics = {"pictures": pictures, "expectations": 0, "failed": 0, "warnings": 0}
+    return {"passed": True, "raw_digest": digest, "expectations": [], "statistics": statistics}
+
+
+def some_rows(count=20):
+    return [row(f"p{n:02}", f"g{n // 2}", mask_of(cell=12 + n % 5)) for n in range(count)]
+
+
+def read_csv(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_the_interface_is_the_one_of_the_pipeline():
+    face = interface("evaluate")
+    assert face.inputs == ("raw", "validated", "splits", "model")
+    assert face.outputs == ("evaluation",)
+    assert face.sections == ("evaluate",)
+
+
+def test_a_perfect_model(project):
+    inputs, out = project(some_rows())
+    numbers = judge(NearestColor(), inputs, out, PARAMS)
+    told = json.loads((out / METRICS).read_text())
+    for name in ("macro_dice", "macro_dice_pooled", "macro_iou", "foreground_dice", "pixel_accuracy", "boundary_nsd"):
+        assert numbers[name] == told[name] == 1, name
+    assert told["ece"] == 0
+    assert told["pictures"] == 19
+    assert told["groups"] == 10
+    assert told["test_digest"] == "ab" * 32
+    assert told["model_digest"] == "cd" * 32
+    assert told["intervals"]["macro_dice"] == {"low": 1.0, "high": 1.0}
+    assert told["objects"]["panoptic_quality"] == 1
+
+
+def test_a_blind_model_by_arithmetic(project):
+    """Every cytoplasm pixel is called background: nucleus 1, cytoplasm 0."""
+    inputs, out = project(some_rows())
+    numbers = judge(NearestColor(blind_to=(2,)), inputs, out, PARAMS)
+    assert numbers["macro_dice"] == 0.5
+    assert numbers["worst_class_dice"] == 0
+    told = json.loads((out / METRICS).read_text())
+    assert told["worst_class"] == {"name": "cytoplasm", "dice": 0.0}
+    assert told["per_class"]["nucleus"]["dice_pooled"] == 1
+
+
+def test_only_the_test_split_is_judged_in_small_batches(project):
+    inputs, out = project(some_rows(), train=2)
+    predictor = NearestColor()
+    judge(predictor, inputs, out, PARAMS)
+    assert [line[0] for line in read_csv(out / "per_picture.csv")[1:]] == [f"p{n:02}" for n in range(2, 20)]
+    assert predictor.largest_batch <= BATCH
+
+
+def test_the_tables(project):
+    inputs, out = project(some_rows())
+    judge(NearestColor(blind_to=(2,)), inputs, out, PARAMS)
+    tables = {"confusion.csv", "per_class.csv", "per_picture.csv", "evaluation.csv"}
+    assert {path.name for path in out.iterdir()} == {"metrics.json", "report.html", "confusion.png"} | tables
+    header, *lines = read_csv(out / "per_class.csv")
+    assert header[0] == "class"
+    assert header[-2:] == ["low", "high"]
+    assert [line[0] for line in lines] == ["nucleus", "cytoplasm"]
+    header, *lines = read_csv(out / "confusion.csv")
+    assert header[1:] == [line[0] for line in lines] == ["background", "nucleus", "cytoplasm"]
+    assert sum(int(count) for line in lines for count in line[1:]) == 19 * 40 * 40
+    assert lines[2][1:] == [str(sum(int(count) for count in lines[2][1:])), "0", "0"]
+    assert dict(read_csv(out / "evaluation.csv"))["macro_dice"] == "0.5"
+
+
+def test_the_same_inputs_give_the_same_bytes(project):
+    inputs, out = project(some_rows())
+    digests = []
+    for _ in range(2):
+        judge(NearestColor(blind_to=(2,)), inputs, out, PARAMS)
+        digests.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()})
+    assert digests[0] == digests[1]
+
+
+def test_without_foreground_the_score_is_null_and_the_report_warns(project):
+    inputs, out = project([row(f"p{n}", mask_HW=mask_of(cell=0)) for n in range(4)])
+    numbers = judge(NearestColor(), inputs, out, PARAMS)
+    assert np.isnan(numbers["macro_dice"])
+    assert json.loads((out / METRICS).read_text())["macro_dice"] is None
+    page = (out / REPORT).read_text("utf-8")
+    assert "No score" in page
+    assert "Better than" not in page
+
+
+def test_metrics_are_flat_enough_for_dvc(project):
+    """dvc flattens nested keys and shows numbers and texts; lists it cannot show."""
+
+    def leaves(tree):
+        return [leaf for value in tree.values() for leaf in (leaves(value) if isinstance(value, dict) else [value])]
+
+    inputs, out = project(some_rows())
+    judge(NearestColor(), inputs, out, PARAMS)
+    assert {type(leaf) for leaf in leaves(json.loads((out / METRICS).read_text()))} <= {int, float, str}
+
+
+def test_a_name_that_a_spreadsheet_would_run_is_quoted(project):
+    inputs, out = project([*some_rows(2), row("=1+1", "@g")])
+    judge(NearestColor(), inputs, out, PARAMS)
+    assert read_csv(out / "per_picture.csv")[-1][:2] == ["'=1+1", "'@g"]
+
+
+def test_pictures_of_other_sizes_and_odd_names(project):
+    rows = [*some_rows(2), row("Zelle Größe 3", "g", mask_of(90, 50)), row("<b>", "g", mask_of(33, 400))]
+    inputs, out = project(rows)
+    assert judge(NearestColor(), inputs, out, PARAMS)["macro_dice"] == 1
+    page = (out / REPORT).read_text("utf-8")
+    assert "<b>" not in page.replace("<b>0", "")
+    assert "Zelle Größe 3" in page
+
+
+def test_an_empty_test_split_is_refused(project):
+    inputs, out = project(some_rows(3), train=3)
+    with pytest.raises(ArtifactError, match="no picture is in the test split"):
+        judge(NearestColor(), inputs, out, PARAMS)
+    assert not any(out.iterdir())
+
+
+def test_a_test_row_without_a_mask_is_refused_by_name(project):
+    inputs, out = project([*some_rows(2), row("broken", mask=None)])
+    with pytest.raises(ArtifactError, match=r"images/broken.png.*no picture or no mask"):
+        judge(NearestColor(), inputs, out, PARAMS)
+
+
+def test_a_split_of_other_data_is_refused(project):
+    inputs, out = project(some_rows(3))
+    with (inputs[2] / "splits.csv").open("a") as file:
+        file.write("stranger,g,test\n")
+    with pytest.raises(ArtifactError, match=r"'stranger' is not in .*; split this data again"):
+        judge(NearestColor(), inputs, out, PARAMS)
+
+
+def test_a_model_of_other_classes_is_refused(project):
+    inputs, out = project(some_rows(3))
+    predictor = NearestColor()
+    predictor.codec = LabelCodec((*CODEC.classes[:2], LabelClass("granule", (1, 2, 3))))
+    with pytest.raises(ModelError, match=r"granule.*cytoplasm"):
+        judge(predictor, inputs, out, PARAMS)
