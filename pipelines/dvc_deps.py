@@ -37,6 +37,8 @@ def closure(step: str) -> list[str]:
 @cache
 def imports(path: Path) -> list[Path]:
     """The project's files that a file imports, anywhere in it, with the packages that hold them."""
+    if path.suffix != ".py":
+        return []
     found: list[Path | None] = []
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         names: list[str] = []
@@ -49,7 +51,7 @@ def imports(path: Path) -> list[Path]:
     package = str(path.parent.relative_to(SOURCE))
     if path.name == "__init__.py" and package in BY_NAME:
         found += sorted(path.parent.glob("*.py"))
-    found += sorted(p for p in path.parent.iterdir() if p.suffix in (".html", ".css", ".j2", ".js"))
+    found += sorted(p for p in path.parent.iterdir() if p.suffix in (".html", ".css", ".yaml"))
     return [p for p in dict.fromkeys(found) if p is not None]
 
 

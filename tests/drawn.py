@@ -71,9 +71,7 @@ def params(layout: str, source: object, classes: Sequence[dict[str, Any]] | None
     """A whole params tree that ingests a source in a layout, by default with its real package's classes."""
     classes = CLASSES[layout] if classes is None else classes
     section = {**INGEST.get(layout, {}), "layout": layout, "source": str(source), **ingest}
-    return Params.model_validate(
-        {"classes": list(classes), "ingest": section, "model": {"num_classes": len(classes)}}
-    )
+    return Params.model_validate({"classes": list(classes), "ingest": section, "model": {"num_classes": len(classes)}})
 
 
 def disc(side: int, centre: tuple[int, int], radius: int) -> Array:

@@ -235,6 +235,7 @@ def read_splits(folder: Path) -> dict[str, str]:
 
 
 def read_json(path: Path) -> Any:
+    """A JSON file's content; raises ArtifactError when it is not there."""
     if not path.is_file():
         raise ArtifactError(f"{path}: not found; run the step that writes it, or give its folder")
     return json.loads(path.read_text("utf-8"))
@@ -248,5 +249,6 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

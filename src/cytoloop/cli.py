@@ -67,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, command: Command) -> argparse.ArgumentParser:
+def _add(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, command: Command
+) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(command=command)
     return parser
@@ -131,7 +133,9 @@ def _indent(text: str) -> str:
 
 def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = _add(commands, "predict", "masks, overlays and a table of areas for pictures", _predict)
-    parser.add_argument("--model", required=True, help="a bundle's folder, or models:/NAME@ALIAS, or models:/NAME/VERSION")
+    parser.add_argument(
+        "--model", required=True, help="a bundle's folder, or models:/NAME@ALIAS, or models:/NAME/VERSION"
+    )
     parser.add_argument("--images", required=True, nargs="+", type=Path, help="pictures, or folders of pictures")
     parser.add_argument("--output", required=True, type=Path, help="folder for the masks; made if need be")
     parser.add_argument("--overlay", type=float, default=0.45, help="opacity of the mask in overlays, 0..1 (0.45)")

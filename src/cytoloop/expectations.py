@@ -233,7 +233,10 @@ def _results(facts: Any, checks: Sequence[Check], site: Path) -> dict[str, Any]:
     import great_expectations as gx
     from great_expectations.checkpoint import UpdateDataDocsAction
 
-    for talkative in ("great_expectations", "great_expectations.data_context.types.base"):  # the latter sets its own level
+    for talkative in (
+        "great_expectations",
+        "great_expectations.data_context.types.base",
+    ):  # the latter sets its own level
         logging.getLogger(talkative).setLevel(logging.ERROR)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}

@@ -88,7 +88,7 @@ class ValidateParams(Section):
     min_side: int = Field(32, ge=1, description="shortest side accepted, pixels")
     max_side: int = Field(8192, ge=1, description="longest side accepted, pixels")
     modes: tuple[str, ...] = Field(
-        ("RGB", "RGBA", "L", "LA", "P", "I;16", "I", "1"), description="accepted modes of the original files"
+        ("RGB", "RGBA", "L", "LA", "P", "I;16", "I", "F", "1"), description="accepted modes of the original files"
     )
     max_unknown_fraction: Fraction = Field(0, description="unknown colours in one mask, fraction of its pixels")
     max_empty_fraction: Fraction = Field(0.5, description="pictures without any foreground, fraction of all")
@@ -102,7 +102,7 @@ class ValidateParams(Section):
         0, description="pictures whose very file occurs again in another group or with another mask, fraction of all"
     )
     near_duplicate_bits: int = Field(
-        6,
+        40,
         ge=0,
         le=256,
         description="pictures whose 256-bit perceptual hashes differ in at most so many are near-duplicates",
@@ -120,7 +120,7 @@ class SplitParams(Section):
     test: float = Field(0.15, gt=0, lt=1, description="fraction of the groups")
     respect_given: bool = Field(True, description="keep the split that the source came with")
     near_duplicate_bits: int = Field(
-        6, ge=0, le=256, description="near-duplicates of a test or val picture leave the training set"
+        40, ge=0, le=256, description="near-duplicates of a test or val picture leave the training set"
     )
     seed: int = Field(0, ge=0, description="seed of the groups' hash")
 

@@ -46,7 +46,8 @@ def use(name: str, source: str | None, force: bool) -> str:
         raise ParamsError(f"recipe {name} needs its pictures: give --source (with make: SOURCE=path)")
     if not force and PARAMS.exists() and _edited(PARAMS.read_text("utf-8"), text):
         raise ParamsError(
-            f"{PARAMS} was edited by hand and would be lost: keep it under another name, or give --force (with make: FORCE=1)"
+            f"{PARAMS} was edited by hand and would be lost: keep it under another name, "
+            "or give --force (with make: FORCE=1)"
         )
     part = PARAMS.with_name(PARAMS.name + ".part")
     part.write_text(text, "utf-8")

@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -74,6 +73,8 @@ def _parsed(uri: str) -> tuple[str, str]:
 
 
 def _client(endpoint: str | None) -> Any:
+    import boto3
+
     # checksums only when required: most S3-compatible stores do not know the newer ones
     config = Config(
         retries={"mode": "standard", "max_attempts": ATTEMPTS},
@@ -117,9 +118,11 @@ def _mirror(client: Any, bucket: str, remotes: list[Remote], place: Path) -> Non
     """Make the folder hold exactly these objects, and remember their versions beside it."""
     manifest = place.with_name(place.name + ".json")
     known: dict[str, list[Any]] = json.loads(manifest.read_text("utf-8")) if manifest.is_file() else {}
-    for name in known.keys() - {remote.name for remote in remotes}:
-        (place / name).unlink(missing_ok=True)
-        del known[name]
+    names = {remote.name for remote in remotes}
+    for path in [path for path in place.rglob("*") if path.is_file()]:
+        if path.relative_to(place).as_posix() not in names:
+            path.unlink()
+    known = {name: version for name, version in known.items() if name in names}
     stale = [remote for remote in remotes if not _is_current(remote, known, place)]
     try:
         with ThreadPoolExecutor(THREADS) as pool:

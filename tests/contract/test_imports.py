@@ -75,7 +75,9 @@ def test_heavy_imports_are_inside_functions(path: Path) -> None:
     assert at_top == []
 
 
-@pytest.mark.parametrize("command", [["--help"], ["train", "--help"], ["recipe", "list"], ["sources"], ["model", "list"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["train", "--help"], ["recipe", "list"], ["sources"], ["model", "list"]]
+)
 def test_light_commands_import_no_heavy_library(command: list[str]) -> None:
     code = (
         "import sys; from cytoloop.cli import run\n"

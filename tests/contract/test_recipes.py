@@ -30,7 +30,7 @@ def test_the_committed_params_are_a_recipe() -> None:
 
 
 def test_using_a_recipe_puts_the_source_in(project: Path) -> None:
-    source = project / "my pictures \"a\""
+    source = project / 'my pictures "a"'
     source.mkdir()
     assert run(["recipe", "use", "leukemia", "--source", str(source)]) == 0
     params = load_params(project / "params.yaml")

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import params
 
 from cytoloop.artifacts import read_card, read_facts, read_rows
 from cytoloop.door import run_step
 from cytoloop.images.decode import decode_instances
 from cytoloop.images.hashes import near_duplicates
+from drawn import params
 
 DATA = Path(os.environ.get("CYTOLOOP_DATA", Path(__file__).parents[3] / "shared/data"))
 PACKAGES = {

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import boto3
 import pytest
-from drawn import params, write, zipped
 from moto.server import ThreadedMotoServer
 
 from cytoloop import storage
 from cytoloop.artifacts import read_rows
 from cytoloop.door import run_step
 from cytoloop.errors import SourceError
+from drawn import params, write, zipped
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_no_part_is_left(s3, tmp_path, monkeypatch):
 def test_what_is_not_there_is_told(s3, tmp_path):
     with pytest.raises(SourceError, match="no object and nothing under this prefix"):
         storage.fetch("s3://pictures/nothing", tmp_path)
-    with pytest.raises(SourceError, match="NoSuchBucket|does not exist"):
+    with pytest.raises(SourceError, match=r"NoSuchBucket|does not exist"):
         storage.fetch("s3://no-such-bucket/a", tmp_path)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tables import row, write_table
 
 from cytoloop.artifacts import ARRAYS, write_json
+from tables import row, write_table
 
 PARAMS = """
 classes:

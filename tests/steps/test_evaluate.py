@@ -124,7 +124,12 @@ def test_the_tables(project):
     inputs, out = project(some_rows())
     judge(NearestColor(blind_to=(2,)), inputs, out, PARAMS)
     tables = {"confusion.csv", "per_class.csv", "per_picture.csv", "evaluation.csv"}
-    assert {path.name for path in out.iterdir()} == {"metrics.json", "report.html", "confusion.png"} | tables
+    assert {path.name for path in out.iterdir()} == {
+        "metrics.json",
+        "summary.json",
+        "report.html",
+        "confusion.png",
+    } | tables
     header, *lines = read_csv(out / "per_class.csv")
     assert header[0] == "class"
     assert header[-2:] == ["low", "high"]

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import CLASSES, LAYOUTS, cells, colored, empty_picture, one_pixel_cell, params, save, write, zipped
+import yaml
 
 from cytoloop.artifacts import CARD, read_card, read_rows
 from cytoloop.door import run_step
 from cytoloop.errors import CytoloopError, SourceError
 from cytoloop.images.decode import decode_ids, decode_instances, decode_rgb
 from cytoloop.images.hashes import perceptual_hash
+from cytoloop.smear import protocol as smear_protocol
+from drawn import CLASSES, LAYOUTS, cells, colored, empty_picture, one_pixel_cell, params, save, write, zipped
 
 
 def ingested(tmp_path, layout, source, classes=None, **ingest):
@@ -374,3 +376,34 @@ def test_rows_are_plain_and_say_nothing_of_this_machine(tmp_path):
     rows, _ = ingested(tmp_path, "krd_wbc", write("krd_wbc", tmp_path / "data"))
     told = repr([asdict(row) for row in rows.values()]) + (tmp_path / "out/raw" / CARD).read_text()
     assert str(tmp_path) not in told
+
+
+@pytest.fixture(scope="module")
+def small_protocol(tmp_path_factory):
+    """The embedded protocol with one small background of each kind, which is quick to make."""
+    import cytoloop.smear
+
+    protocol = yaml.safe_load((Path(cytoloop.smear.__file__).parent / "protocol.yaml").read_text("utf-8"))
+    protocol["background"] |= {"side": 160, "count": {"train": 1, "val": 1, "test": 1}}
+    path = tmp_path_factory.mktemp("protocol") / "protocol.yaml"
+    path.write_text(yaml.safe_dump(protocol), "utf-8")
+    return path
+
+
+SMEAR_CLASSES = [{"name": name, "color": (20 * k, 255 - 20 * k, k)} for k, name in enumerate(smear_protocol.CLASSES)]
+FEW = {"train": 2, "valid": 1, "test": 1, "size": 96, "cells_per_class": 10}
+
+
+def test_the_embedded_smear_becomes_a_table(small_protocol, tmp_path):
+    rows, numbers = ingested(tmp_path, "smear", small_protocol, SMEAR_CLASSES, smear=FEW)
+    assert [row.given_split for row in rows.values()] == ["train", "train", "val", "test"]
+    assert numbers["problems"] == 0
+    for row in rows.values():
+        assert row.source_file == f"protocol.yaml#{row.id}"
+        assert (row.width, row.height, row.mode) == (96, 96, "RGB")
+        assert np.array_equal(decode_instances(row.instances) > 0, decode_ids(row.mask) > 0)
+
+
+def test_the_smears_classes_are_its_own(small_protocol, tmp_path):
+    with pytest.raises(SourceError, match="layout smear draws, in this order: background, eosinophil"):
+        ingested(tmp_path, "smear", small_protocol, CLASSES["blood_smear"][::-1], smear=FEW)

@@ -152,7 +152,11 @@ def test_an_empty_table_is_refused(tmp_path: Path) -> None:
 def test_a_failure_keeps_its_output_behind_the_door(tmp_path: Path) -> None:
     classes = [{"name": c["name"], "color": c["color"]} for c in card().classes]
     tree = {"classes": classes, "ingest": {"layout": "any", "source": "any"}, "model": {"num_classes": len(classes)}}
-    folders = {"raw": write_table(tmp_path / "raw", GOOD[:1]), "validated": tmp_path / "validated", "data_docs": tmp_path / "docs"}
+    folders = {
+        "raw": write_table(tmp_path / "raw", GOOD[:1]),
+        "validated": tmp_path / "validated",
+        "data_docs": tmp_path / "docs",
+    }
     with pytest.raises(ValidationFailed, match="at least 3 pictures"):
         run_step("validate", folders, check_params(tree, "test"))
     assert json.loads((tmp_path / "validated" / "receipt.json").read_text("utf-8"))["passed"] is False

@@ -26,9 +26,7 @@ def test_flexunet_is_the_leukemia_seeds_layer_by_layer() -> None:
 
 
 def test_flexunet_of_the_krd_wbc_seed() -> None:
-    model = ModelParams(
-        num_classes=6, image_width=512, image_height=512, base_filters=16, base_kernels=9, num_layers=8
-    )
+    model = ModelParams(num_classes=6, image_width=512, image_height=512, base_filters=16, base_kernels=9, num_layers=8)
     assert [kernel_of(model, level) for level in range(8)] == [9, 7, 5, 3, 3, 3, 3, 3]
     assert build(model).count_params() == 124_996_934  # measured on the seed's code
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tables import CODEC, mask_of, picture_of
 
 from cytoloop.errors import ModelError
 from cytoloop.model.architectures import build
 from cytoloop.model.bundle import Description, arrays_of, read_arrays, read_bundle, write_arrays, write_bundle
 from cytoloop.model.predict import Predictor
 from cytoloop.params import ModelParams
+from tables import CODEC, mask_of, picture_of
 
 MODEL = ModelParams(
     architecture="leanunet", num_classes=3, image_width=32, image_height=32, num_layers=2, base_filters=4,

@@ -5,12 +5,12 @@ import io
 import cv2
 import numpy as np
 import pytest
-from drawn import Array, cells, disc, empty_picture, one_pixel_cell, painted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from cytoloop.images.hashes import BITS, near_duplicates, perceptual_hash
+from drawn import Array, cells, disc, empty_picture, one_pixel_cell, painted
 
 NEAR, FAR = 20, 60
 

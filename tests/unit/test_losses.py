@@ -50,12 +50,13 @@ def test_all_background_is_expensive_where_there_are_cells() -> None:
     assert value(loss("dice")(truth, everything_background)) > 0.95
 
 
-def test_dice_is_meant_per_picture() -> None:
-    truth = np.stack([TRUTH[0], np.zeros((2, 2), np.uint8)])
-    answer = sure_of(truth)
-    alone = value(loss("dice")(TRUTH, sure_of(np.zeros_like(TRUTH))))
-    answer[0] = sure_of(np.zeros((2, 2), np.uint8))
-    assert value(loss("dice")(truth, answer)) == pytest.approx(alone / 2, rel=1e-5)
+def test_dice_sums_a_class_over_the_batch() -> None:
+    # class 1: right in the first picture, its one pixel of the second missed: (2 * 1 + 1) / (2 + 1 + 1);
+    # class 2: right in both
+    truth = np.concatenate([TRUTH, TRUTH])
+    answer = truth.copy()
+    answer[1, 1, 0] = 0
+    assert value(loss("dice")(truth, sure_of(answer))) == pytest.approx((1 - 3 / 4) / 2, rel=1e-5)
 
 
 def test_sums_of_losses_are_sums() -> None:

@@ -132,6 +132,6 @@ def test_every_field_says_what_it_is() -> None:
         for section in sections
         if section not in (params.Section, params.Params)
         for name, field in section.model_fields.items()
-        if not field.description and not name == "smear"
+        if not field.description and name != "smear"
     ]
     assert silent == []

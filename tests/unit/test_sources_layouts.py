@@ -1,7 +1,6 @@
 """Layouts: what is found by name, and which of them a source fits."""
 
 import pytest
-from drawn import CLASSES, LAYOUTS, cells, params, save, write, zipped
 
 from cytoloop.errors import SourceError
 from cytoloop.images.codec import LabelCodec
@@ -10,6 +9,7 @@ from cytoloop.sources import LAYOUTS as REGISTRY
 from cytoloop.sources import find, open_source
 from cytoloop.sources.pairing import Role, origin_of, pair, role_by, with_ids
 from cytoloop.steps.ingest import ingest
+from drawn import CLASSES, LAYOUTS, cells, params, save, write, zipped
 
 
 def found_in(layout, source, classes=None, **ingest):
@@ -31,7 +31,7 @@ def test_every_layout_tells_what_it_is():
     for name, layout in REGISTRY.items():
         assert layout.name == name
         assert layout.description
-        assert layout.drawing
+        assert layout.expects
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -183,7 +183,7 @@ def test_images_and_masks_need_no_split_above_them(tmp_path):
 
 
 def test_divided_folders_are_not_krd_wbc(tmp_path):
-    with pytest.raises(SourceError, match="declare ingest.layout: image_mask"):
+    with pytest.raises(SourceError, match=r"declare ingest\.layout: image_mask"):
         found_in("krd_wbc", write("image_mask", tmp_path))
 
 
@@ -234,7 +234,7 @@ def test_labels_come_from_the_table_beside_the_folder(tmp_path):
 def test_a_damaged_table_of_labels_is_told(text, tmp_path):
     folder = write("segmentation_wbc", tmp_path)
     (folder / "WBC/Class Labels of Dataset 1.csv").write_text(text, "latin-1")
-    with pytest.raises(SourceError, match="Class Labels of Dataset 1.csv: not a table"):
+    with pytest.raises(SourceError, match=r"Class Labels of Dataset 1\.csv: not a table"):
         masks_in("segmentation_wbc", folder)
 
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from drawn import CLASSES, DISC_PIXELS, LAYOUTS, cells, colored, disc, params, save, touching_discs, write
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -14,6 +13,7 @@ from cytoloop.images.codec import LabelCodec
 from cytoloop.images.decode import UnreadablePicture, decode_rgb, grey_to_rgb, open_picture
 from cytoloop.sources import LAYOUTS as REGISTRY
 from cytoloop.sources import find, open_source
+from drawn import CLASSES, DISC_PIXELS, LAYOUTS, cells, colored, disc, params, save, touching_discs, write
 
 EXACT = [layout for layout in LAYOUTS if layout not in ("leukemia", "deepcell")]
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tables import mask_of, row, write_table
 
 from cytoloop.errors import ArtifactError
 from cytoloop.model.data import PictureStream, ahead
 from cytoloop.params import ModelParams
+from tables import mask_of, row, write_table
 
 MODEL = ModelParams(num_classes=3, image_width=32, image_height=32, num_layers=2)
 

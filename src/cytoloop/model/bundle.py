@@ -100,7 +100,9 @@ def read_bundle(folder: Path) -> Bundle:
     try:
         file = BundleFile.model_validate(read_json(folder / BUNDLE))
     except ArtifactError as error:
-        raise ModelError(f"{folder}: not a model bundle ({BUNDLE} is missing); train one, or give its folder") from error
+        raise ModelError(
+            f"{folder}: not a model bundle ({BUNDLE} is missing); train one, or give its folder"
+        ) from error
     except (ValidationError, ValueError) as error:
         raise ModelError(f"{folder / BUNDLE}: not a bundle of this version of cytoloop: {error}") from error
     if file.format != FORMAT:

@@ -59,18 +59,20 @@ def binary_crossentropy(truth_BHW: Any, probability_BHW1: Any) -> Any:
 
 
 def dice(truth_BHW: Any, probability_BHWC: Any) -> Any:
-    """1 - soft Dice, per picture and foreground class, then averaged.
+    """1 - soft Dice, per foreground class over the whole batch, then averaged over classes.
 
-    Background is left out: it would reward an answer of background everywhere. The sum is taken per
-    picture and class, with SMOOTH added, so that an absent class that is not predicted costs nothing.
-    Soft Dice is Milletari, Navab and Ahmadi 2016, arXiv:1606.04797, with sums in the denominator.
+    Background is left out: it would reward an answer of background everywhere. A class's sums are
+    taken over the batch, not per picture: most pictures lack most classes, and a picture's absent
+    classes would drown its present ones. SMOOTH is added, so that a class absent from the batch and
+    not predicted costs nothing. Soft Dice is Milletari, Navab and Ahmadi 2016, arXiv:1606.04797, with
+    plain sums in the denominator.
     """
     from keras import ops
 
     truth_BHWF, probability_BHWF = _foreground_channels(truth_BHW, probability_BHWC)
-    both = ops.sum(truth_BHWF * probability_BHWF, axis=(1, 2))
-    either = ops.sum(truth_BHWF, axis=(1, 2)) + ops.sum(probability_BHWF, axis=(1, 2))
-    return 1 - ops.mean((2 * both + SMOOTH) / (either + SMOOTH))
+    both_F = ops.sum(truth_BHWF * probability_BHWF, axis=(0, 1, 2))
+    either_F = ops.sum(truth_BHWF, axis=(0, 1, 2)) + ops.sum(probability_BHWF, axis=(0, 1, 2))
+    return 1 - ops.mean((2 * both_F + SMOOTH) / (either_F + SMOOTH))
 
 
 def accuracy(truth_BHW: Any, probability_BHWC: Any) -> Any:

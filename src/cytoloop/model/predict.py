@@ -104,7 +104,7 @@ def compiled(network: Any, model: ModelParams) -> Any:
 
     shape = (None, model.image_height, model.image_width, model.image_channels)
 
-    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8)], jit_compile=False)
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8)], jit_compile=False)  # type: ignore[untyped-decorator]
     def call(pictures: Any) -> Any:
         return network(tf.cast(pictures, tf.float32), training=False)
 

@@ -19,7 +19,7 @@ def fit_picture(rgb_HW3: Array, model: ModelParams) -> Array:
         shrinks = rgb_HW3.shape[1] * rgb_HW3.shape[0] > size[0] * size[1]
         rgb_HW3 = cv2.resize(rgb_HW3, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     if model.image_channels == 1:
-        return cv2.cvtColor(rgb_HW3, cv2.COLOR_RGB2GRAY)[..., None]
+        return np.asarray(cv2.cvtColor(rgb_HW3, cv2.COLOR_RGB2GRAY))[..., None]
     return rgb_HW3
 
 
@@ -35,5 +35,5 @@ def restore_probability(probability_hwC: Array, height: int, width: int) -> Arra
     """float32 (height, width, classes): probabilities at the original picture's size, linear."""
     if probability_hwC.shape[:2] == (height, width):
         return probability_hwC
-    restored = cv2.resize(probability_hwC, (width, height), interpolation=cv2.INTER_LINEAR)
+    restored = np.asarray(cv2.resize(probability_hwC, (width, height), interpolation=cv2.INTER_LINEAR))
     return restored.reshape(height, width, probability_hwC.shape[-1])

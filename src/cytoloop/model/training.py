@@ -8,10 +8,11 @@ training that is killed goes on from that file and, since the data's order depen
 alone, ends with the same weights as one that was left alone.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,9 @@ class Training:
     """Averaged weights of the best epoch."""
 
 
-def start(build: Callable[[ModelParams], "keras.Model"], model: ModelParams, params: TrainParams, steps: int) -> Training:
+def start(
+    build: Callable[[ModelParams], "keras.Model"], model: ModelParams, params: TrainParams, steps: int
+) -> Training:
     """A fresh training: seeds set, network built and compiled, nothing learnt.
 
     Args:
@@ -102,7 +105,9 @@ def run(training: Training, stream: PictureStream, val: PictureStream, after_epo
         fitted = training.network.fit(pictures, verbose=0, shuffle=False).history
         line = {name: float(values[-1]) for name, values in fitted.items()}
         line["learning_rate"] = float(np.asarray(training.network.optimizer.learning_rate))
-        with_averages(training, lambda: line.update(validate()) or _keep_best(training, line))
+        with averaged(training):
+            line |= validate()
+            _keep_best(training, line)
         progress.epoch += 1
         progress.history.append({"epoch": float(progress.epoch), **line})
         if params.schedule == "reduce_on_plateau":
@@ -135,16 +140,17 @@ def _reduce_learning_rate(training: Training, val_loss: float) -> None:
         progress.epochs_since_best_loss = 0
 
 
-def with_averages(training: Training, work: Callable[[], Any]) -> None:
-    """Do `work` while the network holds the averaged weights, where there are any."""
+@contextlib.contextmanager
+def averaged(training: Training) -> Iterator[None]:
+    """Let the network hold the averaged weights for a while, where there are any."""
     network = training.network
     if training.params.ema_momentum is None:
-        work()
+        yield
         return
     variables = network.trainable_variables
     trained = [variable.numpy() for variable in variables]
     network.optimizer.finalize_variable_values(variables)
-    work()
+    yield
     for variable, value in zip(variables, trained, strict=True):
         variable.assign(value)
 
@@ -178,8 +184,8 @@ def _validator(training: Training, val: PictureStream) -> Callable[[], Line]:
 def hard_labels(probability_BHWC: Array, threshold: float = 0.5) -> Array:
     """uint8 (B, H, W): the likeliest class, or foreground at or above the threshold for one channel."""
     if probability_BHWC.shape[-1] == 1:
-        return (probability_BHWC[..., 0] >= threshold).astype(np.uint8)
-    return probability_BHWC.argmax(-1).astype(np.uint8)
+        return np.asarray(probability_BHWC[..., 0] >= threshold, np.uint8)
+    return np.asarray(np.argmax(probability_BHWC, -1), np.uint8)
 
 
 def choose_threshold(training: Training, val: PictureStream) -> float:

@@ -15,11 +15,7 @@ from cytoloop.artifacts import Card
 def validation_page(receipt: dict[str, Any], card: Card) -> str:
     """The whole page: verdict, expectations in plain words, offenders, and what is in the dataset."""
     shares = [(c.name, c.color, receipt["statistics"]["class_fractions"][c.name]) for c in card.codec.classes]
-    return (
-        _templates()
-        .get_template("validation.html")
-        .render(receipt=receipt, card=card, shares=shares)
-    )
+    return _templates().get_template("validation.html").render(receipt=receipt, card=card, shares=shares)
 
 
 def validation_section(receipt: dict[str, Any]) -> str:

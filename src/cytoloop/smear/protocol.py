@@ -87,7 +87,7 @@ class PictureProtocol(Section):
     vignette: float = Field(ge=0, le=0.5, description="largest fall of light into the corners, fraction")
     defocus_px: Span = Field(description="[least, most] standard deviation of the blur, pixels")
     noise: float = Field(ge=0, le=50, description="standard deviation of the sensor's noise, of 0..255")
-    opacity: Fraction = Field(description="part of the light from below that an affixed cell replaces")
+    opacity: Fraction = Field(description="part of the absorbance below that an affixed cell replaces")
 
 
 class Protocol(Section):

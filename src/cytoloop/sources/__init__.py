@@ -19,7 +19,19 @@ from cytoloop.sources.layout import Entry, Found, Layout, Mask, Picture, Source
 from cytoloop.sources.pairing import shown
 from cytoloop.sources.tree import FolderTree, Tree
 
-__all__ = ["LAYOUTS", "Entry", "Found", "Layout", "Mask", "Picture", "Source", "find", "open_source", "open_tree"]
+__all__ = [
+    "LAYOUTS",
+    "Entry",
+    "Found",
+    "Layout",
+    "Mask",
+    "Picture",
+    "Source",
+    "find",
+    "layout_named",
+    "open_source",
+    "open_tree",
+]
 
 
 def _layouts() -> dict[str, Layout]:
@@ -91,11 +103,11 @@ def find(source: Source) -> Found:
 def _misfit(source: Source, layout: Layout) -> str:
     names = source.tree.names
     fitting = [other.name for other in LAYOUTS.values() if other is not layout and _fits(other, names)]
-    drawing = "\n".join(f"    {line}" for line in layout.drawing.splitlines())
+    tree = "\n".join(f"    {line}" for line in layout.expects.splitlines())
     advice = f"declare ingest.layout: {' or '.join(fitting)}" if fitting else "no other layout fits either"
     return (
         f"ingest.source = {source.params.source!r} is not in layout {layout.name}: no picture with its mask was found\n"
-        f"  expected:\n{drawing}\n  found: {len(names)} files: {shown(names, 3)}\n  {advice}"
+        f"  expected:\n{tree}\n  found: {len(names)} files: {shown(names, 3)}\n  {advice}"
     )
 
 

@@ -35,7 +35,7 @@ LAYOUT = Layout(
     name="blood_smear",
     description="composed smears with colour segments by the classes' colours; boxes in labels/ are not read; "
     "the split in the names is kept where there are several",
-    drawing="""\
+    expects="""\
 [blood_smear/]
   images/    Baso_Thro_lisc_ii_train_137.bmp
   segments/  Baso_Thro_seg_lisc_ii_train_137.bmp

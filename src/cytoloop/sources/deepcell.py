@@ -107,7 +107,7 @@ LAYOUT = Layout(
     name="deepcell",
     description="NumPy archives of pictures X (n, h, w, 1 or 2) and integer instance labels y (n, h, w, 1 or 2); "
     "channel 0 of both; the split in the names is kept where there are several",
-    drawing="""\
+    expects="""\
 train.npz  [val.npz]  [test.npz]
   X  float (n, h, w, 1 or 2)
   y  integer (n, h, w, 1 or 2), 0 = no object""",

@@ -57,7 +57,7 @@ def _add(instances_HW: Array, nucleus: Image.Image, label: int) -> int:
 LAYOUT = Layout(
     name="dsb2018",
     description="a folder for each picture, a mask file for each nucleus; instance labels are kept",
-    drawing="""\
+    expects="""\
 [stage1_train/]
   <id>/images/  <id>.png
   <id>/masks/   one.png  another.png  ...""",

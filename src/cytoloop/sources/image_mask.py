@@ -46,7 +46,7 @@ LAYOUT = Layout(
     description="pictures and masks in folders of these names, with or without train, valid and test above them "
     "(the split is kept); masks by ingest.mask_threshold if declared, else by the classes' `value` if all have "
     "one, else by their colours",
-    drawing="""\
+    expects="""\
 [Name/]
   [train/]  images/  1017.png      masks/  1017.png
   [valid/]  images/  1018.png      masks/  1018.png

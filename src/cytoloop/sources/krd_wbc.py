@@ -24,7 +24,7 @@ LAYOUT = Layout(
     name="krd_wbc",
     description="RGB pictures with colour masks by the classes' colours, paired by stem; augmented variants "
     "(barrdistorted_1001_0.3_0.3_1198) belong to the group of their origin (1198)",
-    drawing="""\
+    expects="""\
 [KRD-WBC/]
   images/  1017.png  barrdistorted_1001_0.3_0.3_1198.png
   masks/   1017.png  barrdistorted_1001_0.3_0.3_1198.png""",

@@ -114,7 +114,7 @@ class Layout:
 
     name: str
     description: str
-    drawing: str
+    expects: str
     """The files as a small tree, for people."""
     licence: str | None
     citation: str | None

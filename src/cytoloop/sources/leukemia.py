@@ -32,7 +32,7 @@ def _check(source: Source, found: Found) -> None:
 LAYOUT = Layout(
     name="leukemia",
     description="colour JPEG masks on black, one category a folder; foreground from ingest.mask_threshold on",
-    drawing="""\
+    expects="""\
 [Acute-Lymphoblastic-Leukemia/]
   Original/   Benign/ Early/ Pre/ Pro/  WBC-Malignant-Early-001.jpg
   Segmented/  Benign/ Early/ Pre/ Pro/  WBC-Malignant-Early-001.jpg""",

@@ -75,13 +75,13 @@ def pair(names: Sequence[str], role: Callable[[str], Role | None], many_masks: b
     for name, found in roles.items():
         if found and found.kind != "extra":
             (pictures if found.kind == "picture" else masks)[found.folder, found.stem].append(name)
-    doubles = [name for some in pictures.values() if len(some) > 1 for name in some]
-    doubles += [name for some in masks.values() if len(some) > 1 and not many_masks for name in some]
-    entries = [
-        Entry(stem, stem, folder, next(iter(pictures[folder, stem]), None), tuple(masks[folder, stem]))
-        for folder, stem in sorted(pictures.keys() | masks.keys())
-        if not {*pictures[folder, stem], *masks[folder, stem]} & set(doubles)
-    ]
+    entries, doubles = [], []
+    for folder, stem in sorted(pictures.keys() | masks.keys()):
+        some, theirs = pictures[folder, stem], masks[folder, stem]
+        if len(some) > 1 or (len(theirs) > 1 and not many_masks):
+            doubles += some + theirs
+        else:
+            entries.append(Entry(stem, stem, folder, some[0] if some else None, tuple(theirs)))
     return Found(with_ids(entries), [name for name, found in roles.items() if found is None], doubles)
 
 

@@ -60,7 +60,7 @@ def _check(source: Source, found: Found) -> None:
 LAYOUT = Layout(
     name="segmentation_wbc",
     description="bmp picture and grey png mask of the same stem, by the classes' `value`; cell types from a CSV",
-    drawing="""\
+    expects="""\
 [segmentation_WBC/]
   Class Labels of Dataset 1.csv
   Dataset 1/  001.bmp  001.png  002.bmp  002.png""",

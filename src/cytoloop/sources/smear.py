@@ -48,7 +48,7 @@ def _check(source: Source, found: Found) -> None:
 LAYOUT = Layout(
     name="smear",
     description="pictures composed by the embedded generator, from cells that train, val and test do not share",
-    drawing="protocol.yaml",
+    expects="protocol.yaml",
     licence="Apache 2.0",
     citation="drawn by cytoloop; protocol after abhanjac, blood_cell_image_segmentation",
     find=_find,

@@ -41,6 +41,8 @@ Array = np.ndarray[Any, Any]
 
 BATCH = 8
 COLUMNS = ("image", "mask", "instances")
+SUMMARY = "summary.json"
+"""A few of the metrics: a table of `dvc metrics show` that fits a terminal."""
 CONFUSION_CSV, CONFUSION_PNG = "confusion.csv", "confusion.png"
 PER_CLASS_CSV, PER_PICTURE_CSV, EVALUATION_CSV = "per_class.csv", "per_picture.csv", "evaluation.csv"
 HEADLINES = (
@@ -56,6 +58,16 @@ HEADLINES = (
     "ece",
     "pictures",
     "groups",
+)
+
+
+SUMMARISED = (
+    "macro_dice",
+    "worst_class",
+    "foreground_dice",
+    "otsu_foreground_dice",
+    "pixel_accuracy",
+    "background_accuracy",
 )
 
 
@@ -83,8 +95,8 @@ def evaluate(
 ) -> Numbers:
     """Score the model on the test rows.
 
-    Writes metrics.json, the tables per_class.csv, per_picture.csv, confusion.csv and evaluation.csv,
-    confusion.png and report.html.
+    Writes metrics.json and a short summary.json; the tables per_class.csv, per_picture.csv,
+    confusion.csv and evaluation.csv; confusion.png and report.html.
 
     Returns:
         The scores of HEADLINES and the worst class' Dice, NaN where nothing could be scored.
@@ -101,20 +113,13 @@ def evaluate(
 def judge(predictor: Asked, inputs: tuple[Path, Path, Path, Path], evaluation: Path, params: EvaluateParams) -> Numbers:
     """`evaluate` for a predictor that is already there; `inputs` are raw, validated, splits and model."""
     raw, validated, splits, model = inputs
-    card, test = read_card(raw), sorted(i for i, split in read_splits(splits).items() if split == TEST)
-    if not test:
-        raise ArtifactError(
-            f"{splits}: no picture is in the test split; add groups, or raise split.test and split again"
-        )
+    card = read_card(raw)
     if predictor.codec.names != card.codec.names:
         raise ModelError(
             f"{model}: made for the classes {', '.join(predictor.codec.names)}, "
             f"but {raw} has {', '.join(card.codec.names)}; train on this data, or evaluate on the model's"
         )
-    tally = score(predictor, read_rows(raw, test, COLUMNS), len(test))
-    if len(tally.ids) < len(test):
-        unknown = sorted(set(test) - set(tally.ids))
-        raise ArtifactError(f"{splits}: test picture {unknown[0]!r} is not in {raw}; split this data again")
+    tally = _score_test_split(predictor, raw, splits)
     bootstrap = GroupBootstrap(tally.groups, params.bootstrap_samples, params.confidence, params.seed)
     found = metrics(tally, bootstrap)
     told = {
@@ -134,9 +139,23 @@ def judge(predictor: Asked, inputs: tuple[Path, Path, Path, Path], evaluation: P
         confidence=params.confidence,
     )
     write_json(evaluation / METRICS, told)
+    write_json(evaluation / SUMMARY, {name: told[name] for name in SUMMARISED})
     _write_tables(evaluation, told, tally)
     (evaluation / REPORT).write_text(render(report), "utf-8")
     return {name: float(found[name]) for name in HEADLINES} | {"worst_class_dice": found["worst_class"]["dice"]}
+
+
+def _score_test_split(predictor: Asked, raw: Path, splits: Path) -> Tally:
+    test = sorted(i for i, split in read_splits(splits).items() if split == TEST)
+    if not test:
+        raise ArtifactError(
+            f"{splits}: no picture is in the test split; add groups, or raise split.test and split again"
+        )
+    tally = score(predictor, read_rows(raw, test, COLUMNS), len(test))
+    unknown = sorted(set(test) - set(tally.ids))
+    if unknown:
+        raise ArtifactError(f"{splits}: test picture {unknown[0]!r} is not in {raw}; split this data again")
+    return tally
 
 
 def score(predictor: Asked, rows: Iterable[Row], total: int) -> Tally:

@@ -9,13 +9,13 @@ from cytoloop import tracking
 from cytoloop.artifacts import (
     BEST_PARAMS,
     HISTORY,
+    SPLITS,
     VAL,
     read_card,
     read_json,
     read_rows,
     read_splits,
     sha256_file,
-    SPLITS,
 )
 from cytoloop.door import Input, Numbers, Output
 from cytoloop.images.decode import decode_rgb
@@ -108,7 +108,9 @@ class _EpochBar:
         return self
 
     def show(self, line: dict[str, float]) -> None:
-        self._bar.set_postfix({"loss": f"{line['loss']:.3f}", "val Dice": f"{line['val_macro_dice']:.3f}"}, refresh=False)
+        self._bar.set_postfix(
+            {"loss": f"{line['loss']:.3f}", "val Dice": f"{line['val_macro_dice']:.3f}"}, refresh=False
+        )
         self._bar.update()
 
     def __exit__(self, *_: object) -> None:

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from cytoloop.artifacts import BEST_PARAMS, TRIALS, read_card, sha256_file, write_json, SPLITS
+from cytoloop.artifacts import BEST_PARAMS, SPLITS, TRIALS, read_card, sha256_file, write_json
 from cytoloop.door import Input, Numbers, Output
 from cytoloop.model import training as trainer
 from cytoloop.model.architectures import build

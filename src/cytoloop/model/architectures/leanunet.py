@@ -1,7 +1,8 @@
 """LeanUNet: a small U-Net behind a stem that halves the picture once, for good scores in minutes on a CPU.
 
-The U-Net is Ronneberger, Fischer and Brox 2015, arXiv:1505.04597. Most of a U-Net's work is at full resolution: here a strided convolution leaves it
-at once, and it is met again only by one narrow convolution before the head.
+The U-Net is Ronneberger, Fischer and Brox 2015, arXiv:1505.04597. Most of a
+U-Net's work is at full resolution: here a strided convolution leaves it at once, and it is met again
+only by one narrow convolution before the head.
 """
 
 from typing import TYPE_CHECKING, Any
