@@ -191,6 +191,9 @@ class TrainParams(Section):
     clip_value: float | None = Field(None, gt=0, description="gradients are cut to +- this; null: not cut")
     clip_norm: float | None = Field(None, gt=0, description="gradients' global norm is cut to this; null: not cut")
     loss: Loss = Field("cce_dice", description="the loss, by name")
+    class_weight_cap: float | None = Field(
+        None, ge=1, description="rare classes' pixels weigh sqrt(median / frequency), at most this; null: all alike"
+    )
     metrics: tuple[Metric, ...] = Field(("accuracy",), description="the seeds' metrics, reported beside ours")
     ema_momentum: float | None = Field(
         0.99, gt=0, lt=1, description="momentum of the weights' moving average per step; null: none"
@@ -314,6 +317,10 @@ def _head_problems(classes: tuple[ClassParams, ...], model: ModelParams, train: 
         fitting = "binary_crossentropy, bce_dice or dice" if sigmoid else "categorical_crossentropy, cce_dice or dice"
         problems.append(
             f"train.loss = {train.loss} does not fit model.num_classes = {model.num_classes}; allowed: {fitting}"
+        )
+    if train.class_weight_cap is not None and train.loss not in ("categorical_crossentropy", "cce_dice"):
+        problems.append(
+            f"train.class_weight_cap = {train.class_weight_cap:g} needs a categorical loss, not {train.loss}; allowed: null"
         )
     if "dice_coef_multiclass" in train.metrics and sigmoid:
         problems.append("train.metrics: dice_coef_multiclass needs model.num_classes >= 2; allowed: dice_coef")

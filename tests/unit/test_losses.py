@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cytoloop.model.losses import keras_loss, loss, metric
+from cytoloop.model.losses import class_weights, keras_loss, loss, metric
 
 # one 2 x 2 picture, three classes: half background, a pixel each of the others
 TRUTH = np.array([[[0, 0], [1, 2]]], np.uint8)
@@ -81,6 +81,18 @@ def test_dice_coef_multiclass_of_hard_answers_is_nearly_the_pixel_accuracy() -> 
 def test_accuracy_of_a_sigmoid_head_uses_half_as_threshold() -> None:
     probability = np.array([[[0.4, 0.5], [0.5, 0.4]]], np.float32)[..., None]
     assert value(metric("accuracy")(TRUTH, probability)) == pytest.approx(2 / 4)
+
+
+def test_weights_make_a_rare_class_cost_more() -> None:
+    even = np.full((1, 2, 2, 3), 1 / 3, np.float32)
+    weighed = loss("categorical_crossentropy", (1.0, 3.0, 5.0))
+    assert value(weighed(TRUTH, even)) == pytest.approx(np.log(3) * (1 + 1 + 3 + 5) / 4, rel=1e-5)
+
+
+def test_class_weights_by_arithmetic() -> None:
+    # frequencies 0.64, 0.32, 0.04, median 0.32: roots 0.7071, 1, 2.828 capped at 2; mean over pixels 0.8525
+    weights = class_weights([64, 32, 4], cap=2)
+    assert weights == pytest.approx((0.7071 / 0.8525, 1 / 0.8525, 2 / 0.8525), rel=1e-3)
 
 
 def test_the_keras_object_gives_the_functions_value() -> None:

@@ -74,6 +74,11 @@ def test_a_loss_for_another_head_is_refused(tree: dict) -> None:
     assert "train.loss = bce_dice does not fit" in refusal(tree)
 
 
+def test_class_weights_need_a_categorical_loss(tree: dict) -> None:
+    tree["train"] |= {"loss": "dice", "class_weight_cap": 5}
+    assert "train.class_weight_cap = 5" in refusal(tree)
+
+
 def test_colours_must_differ(tree: dict) -> None:
     tree["classes"][1]["color"] = [0, 0, 0]
     assert "colours repeat" in refusal(tree)

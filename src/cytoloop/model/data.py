@@ -40,6 +40,8 @@ class _RowGroup:
     shard: Path
     index: int
     rows: tuple[int, ...]
+    class_pixels: tuple[int, ...]
+    """Pixels of each class in these rows."""
 
 
 class PictureStream:
@@ -63,6 +65,8 @@ class PictureStream:
             raise ArtifactError(f"{tables[0][0]}: none of its pictures is in the split asked for; see splits.csv")
         self.batch_size = min(batch_size, self.pictures)
         self.steps = self.pictures // self.batch_size
+        self.class_pixels = tuple(map(sum, zip(*(group.class_pixels for group in self._groups), strict=True)))
+        """Pixels of each class in all its pictures, at their own sizes."""
 
     def epoch(self, seed: int, epoch: int) -> "tf.data.Dataset":
         """A shuffled pass: float32 (B, H, W, C) of 0..255 and uint8 (B, H, W), `steps` batches."""
@@ -110,10 +114,11 @@ def _row_groups(folder: Path, ids: set[str] | None) -> Iterator[_RowGroup]:
     for shard in shards(folder):
         with pq.ParquetFile(shard) as file:
             for index in range(file.num_row_groups):
-                found = file.read_row_group(index, columns=["id"])["id"].to_pylist()
-                rows = tuple(i for i, row_id in enumerate(found) if ids is None or row_id in ids)
+                found = file.read_row_group(index, columns=["id", "class_pixels"]).to_pylist()
+                rows = tuple(i for i, row in enumerate(found) if ids is None or row["id"] in ids)
                 if rows:
-                    yield _RowGroup(shard, index, rows)
+                    counts = zip(*(found[i]["class_pixels"] or [] for i in rows), strict=True)
+                    yield _RowGroup(shard, index, rows, tuple(map(sum, counts)))
 
 
 def _read(groups: Iterable[_RowGroup]) -> Iterator[tuple[bytes, bytes]]:

@@ -5,35 +5,45 @@ sigmoid with one channel, the foreground's. All are means over the batch, 0 for 
 (losses) or 1 (metrics).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cytoloop.params import Loss, Metric
 
 Function = Callable[[Any, Any], Any]
+Weights = Sequence[float] | None
 
 SMOOTH = 1.0
 """Pixels added to both sides of a soft Dice, so that a class absent from both scores a perfect 1."""
 
 
-def loss(name: Loss) -> Function:
-    """The loss of that name, a function of (truth_BHW, probability_BHWC)."""
+def loss(name: Loss, class_weights: Weights = None) -> Function:
+    """The loss of that name, a function of (truth_BHW, probability_BHWC).
+
+    Args:
+        name: one of `params.Loss`.
+        class_weights: a weight a class for the categorical cross-entropy's pixels, or None.
+    """
+
+    def categorical(truth: Any, probability: Any) -> Any:
+        return categorical_crossentropy(truth, probability, class_weights)
+
     return {
-        "categorical_crossentropy": categorical_crossentropy,
+        "categorical_crossentropy": categorical,
         "binary_crossentropy": binary_crossentropy,
         "dice": dice,
         "bce_dice": lambda truth, probability: binary_crossentropy(truth, probability) + dice(truth, probability),
-        "cce_dice": lambda truth, probability: categorical_crossentropy(truth, probability) + dice(truth, probability),
+        "cce_dice": lambda truth, probability: categorical(truth, probability) + dice(truth, probability),
     }[name]
 
 
-def keras_loss(name: Loss) -> Any:
+def keras_loss(name: Loss, class_weights: Weights = None) -> Any:
     """The loss of that name for `compile`: an object, since keras squeezes the arguments of plain functions."""
     import keras
 
     class NamedLoss(keras.losses.Loss):  # type: ignore[misc]
         def call(self, y_true: Any, y_pred: Any) -> Any:
-            return loss(name)(y_true, y_pred)
+            return loss(name, class_weights)(y_true, y_pred)
 
     return NamedLoss(name=name)
 
@@ -43,11 +53,31 @@ def metric(name: Metric) -> Function:
     return {"accuracy": accuracy, "dice_coef": dice_coef, "dice_coef_multiclass": dice_coef_multiclass}[name]
 
 
-def categorical_crossentropy(truth_BHW: Any, probability_BHWC: Any) -> Any:
-    """Mean over pixels of -log p[true class]."""
+def class_weights(pixels_C: Sequence[int], cap: float) -> tuple[float, ...]:
+    """Weights that let rare classes be heard: sqrt(median frequency / frequency), at most `cap`.
+
+    Scaled so that the mean over all pixels is 1. A class without pixels has the cap's weight. Median
+    frequency balancing is Eigen and Fergus 2015, arXiv:1411.4734; the root and the cap temper it.
+
+    >>> [round(w, 3) for w in class_weights([900, 100, 0], cap=3.0)]
+    [0.435, 1.304, 3.913]
+    """
+    import numpy as np
+
+    frequency_C = np.asarray(pixels_C, float) / max(sum(pixels_C), 1)
+    median = np.median(frequency_C[frequency_C > 0])
+    weights_C = np.minimum(np.sqrt(median / np.maximum(frequency_C, 1e-12)), cap)
+    return tuple((weights_C / (weights_C * frequency_C).sum()).tolist())
+
+
+def categorical_crossentropy(truth_BHW: Any, probability_BHWC: Any, weights: Weights = None) -> Any:
+    """Mean over pixels of -log p[true class], each weighed by its true class."""
     import keras
 
-    return keras.ops.mean(keras.losses.sparse_categorical_crossentropy(truth_BHW, probability_BHWC))
+    each_BHW = keras.losses.sparse_categorical_crossentropy(truth_BHW, probability_BHWC)
+    if weights is not None:
+        each_BHW = each_BHW * keras.ops.take(keras.ops.array(weights, "float32"), keras.ops.cast(truth_BHW, "int32"))
+    return keras.ops.mean(each_BHW)
 
 
 def binary_crossentropy(truth_BHW: Any, probability_BHW1: Any) -> Any:

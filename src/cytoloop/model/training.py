@@ -23,7 +23,7 @@ from cytoloop.errors import ModelError
 from cytoloop.model import quiet_start
 from cytoloop.model.bundle import arrays_of, fill_network, read_arrays, write_arrays
 from cytoloop.model.data import PictureStream
-from cytoloop.model.losses import keras_loss, loss, metric
+from cytoloop.model.losses import Weights, class_weights, keras_loss, loss, metric
 from cytoloop.model.predict import compiled
 from cytoloop.params import ModelParams, TrainParams
 from cytoloop.scores.pixels import confusion, dice, macro
@@ -58,19 +58,20 @@ class Training:
     network: "keras.Model"
     model: ModelParams
     params: TrainParams
+    class_weights: Weights = None
     progress: Progress = field(default_factory=Progress)
     best: dict[str, Array] = field(default_factory=dict)
     """Averaged weights of the best epoch."""
 
 
 def start(
-    build: Callable[[ModelParams], "keras.Model"], model: ModelParams, params: TrainParams, steps: int
+    build: Callable[[ModelParams], "keras.Model"], model: ModelParams, params: TrainParams, stream: PictureStream
 ) -> Training:
     """A fresh training: seeds set, network built and compiled, nothing learnt.
 
     Args:
         build: makes the network.
-        steps: batches in an epoch; the one-cycle schedule is spread over steps * epochs.
+        stream: its steps and class frequencies shape the learning rate and the loss.
     """
     with quiet_start():
         import keras
@@ -79,14 +80,16 @@ def start(
     keras.utils.set_random_seed(params.seed)
     tf.config.experimental.enable_op_determinism()
     network = build(model)
+    cap = params.class_weight_cap
+    weights = None if cap is None else class_weights(stream.class_pixels, cap)
     network.compile(
-        optimizer=_optimizer(params, steps),
-        loss=keras_loss(params.loss),
+        optimizer=_optimizer(params, stream.steps),
+        loss=keras_loss(params.loss, weights),
         metrics=[metric(name) for name in params.metrics],
         jit_compile=False,  # XLA is slower than TensorFlow's own kernels on a CPU
     )
     network.optimizer.build(network.trainable_variables)
-    return Training(network, model, params)
+    return Training(network, model, params, weights)
 
 
 def run(training: Training, stream: PictureStream, val: PictureStream, after_epoch: Callable[[Training], None]) -> None:
@@ -164,7 +167,9 @@ def _validator(training: Training, val: PictureStream) -> Callable[[], Line]:
     import tensorflow as tf
 
     ask = compiled(training.network, training.model)
-    functions = {"loss": loss(training.params.loss)} | {name: metric(name) for name in training.params.metrics}
+    functions = {"loss": loss(training.params.loss, training.class_weights)} | {
+        name: metric(name) for name in training.params.metrics
+    }
     classes = max(training.model.num_classes, 2)
 
     def validate() -> Line:

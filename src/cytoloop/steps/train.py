@@ -59,7 +59,7 @@ def train(
     ):
         run.log_params(_flat(facts["params"]))
         run.log_dataset(read_card(raw).name, digests["raw"], "training")
-        training = trainer.start(build, model_params, train_params, stream.steps)
+        training = trainer.start(build, model_params, train_params, stream)
         trainer.restore(training, work)
         with _EpochBar(train_params.epochs, training.progress.epoch) as bar:
             trainer.run(training, stream, val, lambda state: _after_epoch(state, work, run, bar))

@@ -98,7 +98,7 @@ def _train_briefly(model: ModelParams, params: TrainParams, stream: PictureStrea
     import keras
 
     keras.backend.clear_session()
-    training = trainer.start(build, model, params, stream.steps)
+    training = trainer.start(build, model, params, stream)
     trainer.run(training, stream, val, after_epoch=lambda _: None)
     return training.progress.best_score
 
