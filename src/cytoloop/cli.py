@@ -124,7 +124,8 @@ def _sources(_: argparse.Namespace) -> None:
 
     for name in sorted(LAYOUTS):
         layout = LAYOUTS[name]
-        print(f"{name}: {layout.description}\n    licence: {layout.licence}\n{_indent(layout.expects)}\n")
+        licence = layout.licence or "yours: declare ingest.licence and ingest.citation"
+        print(f"{name}: {layout.description}\n    licence: {licence}\n{_indent(layout.expects)}\n")
 
 
 def _indent(text: str) -> str:

@@ -320,7 +320,8 @@ def _head_problems(classes: tuple[ClassParams, ...], model: ModelParams, train: 
         )
     if train.class_weight_cap is not None and train.loss not in ("categorical_crossentropy", "cce_dice"):
         problems.append(
-            f"train.class_weight_cap = {train.class_weight_cap:g} needs a categorical loss, not {train.loss}; allowed: null"
+            f"train.class_weight_cap = {train.class_weight_cap:g} needs a categorical loss, "
+            f"not {train.loss}; allowed: null"
         )
     if "dice_coef_multiclass" in train.metrics and sigmoid:
         problems.append("train.metrics: dice_coef_multiclass needs model.num_classes >= 2; allowed: dice_coef")

@@ -60,7 +60,7 @@ def class_weights(pixels_C: Sequence[int], cap: float) -> tuple[float, ...]:
     frequency balancing is Eigen and Fergus 2015, arXiv:1411.4734; the root and the cap temper it.
 
     >>> [round(w, 3) for w in class_weights([900, 100, 0], cap=3.0)]
-    [0.435, 1.304, 3.913]
+    [0.833, 2.5, 3.354]
     """
     import numpy as np
 

@@ -1,11 +1,14 @@
 """Layout smear: the embedded generator of blood smears; the source is its protocol."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from cytoloop.errors import SourceError
 from cytoloop.sources.layout import Entry, Found, Layout, Mask, Picture, Source
+
+log = logging.getLogger("cytoloop")
 
 
 def _find(names: Sequence[str]) -> Found:
@@ -15,12 +18,17 @@ def _find(names: Sequence[str]) -> Found:
 
 
 def _unfold(source: Source, found: Found) -> Iterator[Entry]:
-    from cytoloop.smear import compose_smears, read_protocol
+    from cytoloop.smear import cell_facts, compose_smears, make_cells, read_protocol
 
     (entry,) = found.entries
     with source.tree.local(str(entry.picture)) as path:
         protocol = read_protocol(path)
-    for smear in compose_smears(protocol, source.params.smear):
+    cells = make_cells(protocol, source.params.smear)
+    drawn = [name for name, count in cell_facts(cells).items() if name.startswith("drawn_") and count]
+    if source.params.smear.cells_from and drawn:
+        names = ", ".join(name.removeprefix("drawn_") for name in drawn)
+        log.warning("%s has too few cells of these classes, which are drawn: %s", source.params.smear.cells_from, names)
+    for smear in compose_smears(protocol, source.params.smear, cells=cells):
         place = f"{entry.picture}#{smear.id}"
         yield replace(
             entry, id=smear.id, stem=smear.id, picture=place, masks=(place,), given_split=smear.split, arrays=smear
