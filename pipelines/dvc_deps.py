@@ -51,7 +51,7 @@ def imports(path: Path) -> list[Path]:
     package = str(path.parent.relative_to(SOURCE))
     if path.name == "__init__.py" and package in BY_NAME:
         found += sorted(path.parent.glob("*.py"))
-    found += sorted(p for p in path.parent.iterdir() if p.suffix in (".html", ".css", ".yaml"))
+    found += sorted(p for p in path.parent.iterdir() if p.suffix in (".html", ".css"))
     return [p for p in dict.fromkeys(found) if p is not None]
 
 

@@ -37,14 +37,15 @@ def fingerprint(value: Any) -> str:
 def git_commit() -> str:
     """The commit of the working folder; CYTOLOOP_GIT_COMMIT where there is no git (an image), else unknown.
 
-    Uncommitted changes show as a `-dirty` behind it.
+    Uncommitted changes show as a `-dirty` behind it; those of dvc.lock do not count, since every run makes them.
     """
     given = os.environ.get("CYTOLOOP_GIT_COMMIT")
     if given:
         return given
     try:
         commit = _git("rev-parse", "HEAD")
-        return commit + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!/dvc.lock")
+        return commit + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

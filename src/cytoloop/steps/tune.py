@@ -68,7 +68,8 @@ def _search(score: Any, work: Path, params: TuneParams, model: ModelParams) -> A
 
     def objective(trial: Any) -> float:
         choice = {name: trial.suggest_categorical(name, choices) for name, choices in space.items()}
-        return _known_score(study, choice) or float(score(choice))
+        known = _known_score(study, choice)
+        return float(score(choice)) if known is None else known
 
     finished = _finished(study)
     with tqdm(total=params.trials, initial=finished, desc="tune", unit="trial", mininterval=0) as bar:
