@@ -52,7 +52,7 @@ deps: setup ## write each stage's import closure into dvc.yaml
 	python -m pipelines.dvc_deps --write
 
 lock: setup ## compile requirements.lock from pyproject.toml
-	python -m piptools compile --quiet --strip-extras --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-annotate --no-header --output-file requirements.lock pyproject.toml
+	uv pip compile --universal --python-version 3.11 --extra dev --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock pyproject.toml
 
 mlflow: setup ## look at the runs and models in a browser
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
