@@ -6,6 +6,7 @@ A dataset is a table: one Parquet row a picture, in shards, with a card beside t
     raw/part-00000.parquet      the rows
 """
 
+import csv
 import hashlib
 import json
 import os
@@ -225,8 +226,6 @@ def read_rows(folder: Path, ids: Iterable[str] | None = None, columns: Sequence[
 
 def read_splits(folder: Path) -> dict[str, str]:
     """id -> train, val, test or excluded; raises ArtifactError when the file is not there."""
-    import csv
-
     path = folder / SPLITS
     if not path.is_file():
         raise ArtifactError(f"{path}: not found; run `cytoloop split` first")
@@ -246,6 +245,18 @@ def write_json(path: Path, value: Any) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
     os.replace(part, path)
+
+
+def write_csv(path: Path, header: Sequence[str] | None, lines: Iterable[Sequence[Any]]) -> None:
+    """A table for people; a text that a spreadsheet would run as a formula gets a quote before it."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([header] if header else [])
+        writer.writerows([_harmless(cell) for cell in line] for line in lines)
+
+
+def _harmless(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
 
 
 def sha256_file(path: Path) -> str:

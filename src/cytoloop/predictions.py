@@ -1,7 +1,5 @@
 """Masks on disk for pictures on disk: what `infer` and `cytoloop predict` write."""
 
-import csv
-import io
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cytoloop.artifacts import PREDICTIONS
+from cytoloop.artifacts import PREDICTIONS, write_csv
 from cytoloop.errors import SourceError
 from cytoloop.images.codec import LabelCodec
 from cytoloop.images.decode import SUFFIXES, UnreadablePicture, decode_rgb, encode_rgb_png
@@ -79,7 +77,7 @@ def write_predictions(
                 [name, label, int(count), f"{count / ids_HW.size:.6f}"]
                 for label, count in zip(predictor.codec.names, counts_C, strict=True)
             ]
-        (Path(beside) / PREDICTIONS).write_text(_csv(["file", "class", "pixels", "fraction"], lines), "utf-8")
+        write_csv(Path(beside) / PREDICTIONS, ["file", "class", "pixels", "fraction"], lines)
         for path in sorted(Path(beside).iterdir()):
             os.replace(path, folder / path.name)
     return {"pictures": float(len(lines) // len(predictor.codec.classes))}
@@ -104,16 +102,3 @@ def paint(rgb_HW3: Array, ids_HW: Array, codec: LabelCodec, opacity: float) -> A
     """uint8 (H, W, 3): the picture with the foreground classes' colours laid over it."""
     mixed_HW3 = rgb_HW3 * (1 - opacity) + codec.colors(ids_HW).astype(np.float32) * opacity
     return np.where(ids_HW[..., None] > 0, np.rint(mixed_HW3), rgb_HW3).astype(np.uint8)
-
-
-def _csv(header: list[str], lines: list[list[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([[_harmless(cell) for cell in line] for line in lines])
-    return text.getvalue()
-
-
-def _harmless(cell: Any) -> Any:
-    """A file name that a spreadsheet would run as a formula is quoted."""
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@" else cell

@@ -25,7 +25,8 @@ LAYERS = {
     "images": ("images",),
     "scores": ("scores",),
     "steps": (
-        "artifacts", "door", "errors", "expectations", "images", "model", "params", "predictions", "provenance",
+        "ahead", "artifacts", "door", "errors",
+        "expectations", "images", "model", "params", "predictions", "provenance",
         "registry", "report", "scores", "smear", "sources", "storage", "tracking", "workspace",
     ),
 }  # fmt: skip

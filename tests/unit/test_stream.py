@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cytoloop.ahead import ahead
 from cytoloop.errors import ArtifactError
-from cytoloop.model.data import PictureStream, ahead
+from cytoloop.model.data import PictureStream
 from cytoloop.params import ModelParams
 from tables import mask_of, row, write_table
 

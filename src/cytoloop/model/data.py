@@ -6,9 +6,7 @@ pass through a buffer from which they leave at random. A resumed training sees t
 
 import itertools
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pyarrow.parquet as pq
 
+from cytoloop.ahead import ahead
 from cytoloop.artifacts import TRAIN, VAL, read_card, read_splits, shards
 from cytoloop.errors import ArtifactError
 from cytoloop.images.decode import decode_ids, decode_rgb
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 In = TypeVar("In")
-Out = TypeVar("Out")
 
 BUFFER = 128
 """Encoded rows in the shuffle buffer."""
@@ -96,18 +94,6 @@ class PictureStream:
             return fit_picture(decode_rgb(row[0]), self._model), fit_mask(decode_ids(row[1]), self._model)
 
         return ahead(decode, rows, DECODERS, 4 * self.batch_size)
-
-
-def ahead(function: Callable[[In], Out], items: Iterable[In], threads: int, look: int) -> Iterator[Out]:
-    """Map in threads, `look` items ahead, results in the items' order."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Any] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= look:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _row_groups(folder: Path, ids: set[str] | None) -> Iterator[_RowGroup]:

@@ -4,15 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from cytoloop.artifacts import Card
 from cytoloop.report import charts
 from cytoloop.report.contact import ERRORS, Example
+from cytoloop.report.templates import templates
 from cytoloop.scores import objects
 from cytoloop.scores.tally import Tally
 
@@ -152,13 +152,8 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 @cache
 def _templates() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates().overlay()
+    environment.filters = dict(environment.filters)
     environment.filters["score"] = lambda value, digits=3: "–" if value is None else f"{value:.{digits}f}"
     environment.filters["percent"] = lambda value, digits=1: "–" if value is None else f"{100 * value:.{digits}f} %"
     environment.filters["rgb"] = lambda color: f"rgb({color[0]} {color[1]} {color[2]})"

@@ -4,12 +4,12 @@ Everything is rendered from the receipt, and every text in it is escaped.
 """
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 from cytoloop.artifacts import Card
+from cytoloop.report.templates import templates
 
 
 def validation_page(receipt: dict[str, Any], card: Card) -> str:
@@ -25,14 +25,8 @@ def validation_section(receipt: dict[str, Any]) -> str:
 
 @cache
 def _templates() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = _percent
+    environment = templates().overlay()
+    environment.filters = {**environment.filters, "percent": _percent}
     return environment
 
 

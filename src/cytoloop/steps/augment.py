@@ -1,32 +1,22 @@
 """Variants of the training pictures, made once and versioned like any other table."""
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
+from cytoloop.ahead import ahead
 from cytoloop.artifacts import TRAIN, Row, TableWriter, read_card, read_facts, read_rows, read_splits
 from cytoloop.door import Input, Numbers, Output
 from cytoloop.errors import ArtifactError
 from cytoloop.images.augment import Sample, Variations
 from cytoloop.images.codec import LabelCodec
-from cytoloop.images.decode import decode_ids, decode_instances, decode_rgb, encode_instances_png, encode_rgb_png
-from cytoloop.images.hashes import perceptual_hash
+from cytoloop.images.decode import decode_ids, decode_instances, decode_rgb
+from cytoloop.images.facts import mask_facts, picture_facts
 from cytoloop.params import AugmentParams
-
-THREADS = 4
-AHEAD = 2 * THREADS  # pictures in work at most
-
-Given = TypeVar("Given")
-Made = TypeVar("Made")
 
 
 def augment(raw: Input, splits: Input, augmented: Output, augment_params: AugmentParams) -> Numbers:
@@ -45,7 +35,7 @@ def augment(raw: Input, splits: Input, augmented: Output, augment_params: Augmen
     origins = _training_ids(raw, splits) if augment_params.copies else set()
     make = partial(_variants, codec=card.codec, params=augment_params)
     with TableWriter(augmented, replace(card, name=f"{card.name} (augmented)")) as table:
-        made = _in_order(make, read_rows(raw, origins))
+        made = ahead(make, read_rows(raw, origins))
         for variants in tqdm(made, "augment", len(origins), leave=False, unit="picture", disable=None):
             for variant in variants:
                 table.write(variant)
@@ -57,18 +47,6 @@ def _training_ids(raw: Path, splits: Path) -> set[str]:
     if set(divided) != set(read_facts(raw, ["id"])["id"]):
         raise ArtifactError(f"{splits}: these splits are not of the table in {raw}; run `cytoloop split` again")
     return {picture for picture, part in divided.items() if part == TRAIN}
-
-
-def _in_order(make: Callable[[Given], Made], given: Iterable[Given]) -> Iterator[Made]:
-    """`map` on threads that work a little ahead: the order is kept and memory holds AHEAD of them."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        under_way: deque[Future[Made]] = deque()
-        for one in given:
-            under_way.append(pool.submit(make, one))
-            if len(under_way) >= AHEAD:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
 
 
 def _variants(origin: Row, codec: LabelCodec, params: AugmentParams) -> list[Row]:
@@ -94,26 +72,14 @@ def _chance(seed: int, origin: str, number: int) -> np.random.Generator:
 
 def _row(origin: Row, number: int, sample: Sample, codec: LabelCodec) -> Row:
     """The variant's row, with its facts taken anew from its pixels."""
-    image = encode_rgb_png(sample.image_HW3)
-    mean, std = cv2.meanStdDev(sample.image_HW3)
-    height, width = sample.mask_HW.shape
+    facts = picture_facts(sample.image_HW3) | mask_facts(sample.mask_HW, sample.instances_HW, codec)
     return replace(
         origin,
         id=f"{origin.id}~{number}",
         origin=origin.id,
-        sha256=hashlib.sha256(image).hexdigest(),
-        width=width,
-        height=height,
+        sha256=hashlib.sha256(facts["image"]).hexdigest(),
         mode="RGB",
-        mask_width=width,
-        mask_height=height,
-        image=image,
-        mask=codec.encode_png(sample.mask_HW),
-        instances=None if sample.instances_HW is None else encode_instances_png(sample.instances_HW),
-        class_pixels=np.bincount(sample.mask_HW.ravel(), minlength=len(codec.classes)).tolist(),
         unknown_pixels=0,
         unknown_colors=None,
-        phash=perceptual_hash(sample.image_HW3),
-        mean_rgb=[round(float(value), 4) for value in mean.ravel()],
-        std_rgb=[round(float(value), 4) for value in std.ravel()],
+        **facts,
     )

@@ -1,7 +1,6 @@
 """evaluate: judge the model on the test split, and say so in numbers, tables and one page."""
 
 import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -22,6 +21,7 @@ from cytoloop.artifacts import (
     read_json,
     read_rows,
     read_splits,
+    write_csv,
     write_json,
 )
 from cytoloop.door import Input, Numbers, Output
@@ -232,18 +232,18 @@ def _write_tables(folder: Path, told: Mapping[str, Any], tally: Tally) -> None:
     per_class = told["per_class"]
     columns = list(next(iter(per_class.values())))
     ranges = told["intervals"]["per_class"]
-    _write_csv(
+    write_csv(
         folder / PER_CLASS_CSV,
         ["class", *columns, "low", "high"],
         ([name, *row.values(), ranges[name]["low"], ranges[name]["high"]] for name, row in per_class.items()),
     )
-    _write_csv(folder / PER_PICTURE_CSV, ["id", "group", "macro_dice", "foreground_dice", *names[1:]], _pictures(tally))
-    _write_csv(
+    write_csv(folder / PER_PICTURE_CSV, ["id", "group", "macro_dice", "foreground_dice", *names[1:]], _pictures(tally))
+    write_csv(
         folder / CONFUSION_CSV,
         ["actual \\ predicted", *names],
         ([name, *row] for name, row in zip(names, confusion_CC.tolist(), strict=True)),
     )
-    _write_csv(folder / EVALUATION_CSV, None, ([name, told[name]] for name in HEADLINES))
+    write_csv(folder / EVALUATION_CSV, None, ([name, told[name]] for name in HEADLINES))
     side = 2.6 + 0.36 * len(names)
     (folder / CONFUSION_PNG).write_bytes(charts.png(charts.confusion(confusion_CC, names), side, side))
 
@@ -252,17 +252,4 @@ def _pictures(tally: Tally) -> Iterator[list[Any]]:
     dice_NC = pixels.dice(tally.confusion_NCC)
     columns = np.column_stack([tally.picture_macro_N, tally.picture_foreground_N, dice_NC[:, 1:]])
     for picture_id, group, scores in zip(tally.ids, tally.groups, columns.tolist(), strict=True):
-        yield [_harmless(picture_id), _harmless(group), *plain(scores)]
-
-
-def _harmless(name: str) -> str:
-    """A name that a spreadsheet would run as a formula is quoted."""
-    return f"'{name}" if name[:1] in "=+-@\t\r" else name
-
-
-def _write_csv(path: Path, header: Sequence[str] | None, lines: Iterable[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([header] if header else [])
-    writer.writerows(lines)
-    path.write_text(text.getvalue(), "utf-8")
+        yield [picture_id, group, *plain(scores)]

@@ -4,34 +4,26 @@ Ingest records, validate judges: a picture that is missing, damaged or does not 
 row with its `problem`. Only what makes the whole source unusable is an error here.
 """
 
-import os
 import re
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
-import cv2
-import numpy as np
 from tqdm import tqdm
 
+from cytoloop.ahead import ahead
 from cytoloop.artifacts import Card, Row, TableWriter
 from cytoloop.door import Numbers, Output
 from cytoloop.errors import SourceError
 from cytoloop.images.codec import LabelCodec
-from cytoloop.images.decode import UnreadablePicture, encode_instances_png, encode_rgb_png
-from cytoloop.images.hashes import perceptual_hash
+from cytoloop.images.decode import UnreadablePicture
+from cytoloop.images.facts import mask_facts, picture_facts
 from cytoloop.params import ClassParams, IngestParams
 from cytoloop.sources import Entry, Found, Layout, Mask, Picture, Source, find, layout_named, open_source
 from cytoloop.sources.pairing import shown
 
-LOOK_AHEAD = 8
 """Pictures decoded beyond the one being written, at most."""
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 def ingest(raw: Output, ingest_params: IngestParams, classes_params: tuple[ClassParams, ...]) -> Numbers:
@@ -50,7 +42,7 @@ def ingest(raw: Output, ingest_params: IngestParams, classes_params: tuple[Class
         entries = layout.unfold(source, found)
         _refuse_ungrouped(entries, ingest_params.group_pattern)
         with TableWriter(raw, _card(layout, source), ingest_params.rows_per_shard) as table:
-            rows = _in_order(lambda entry: _row(layout, source, entry), _counted(entries))
+            rows = ahead(lambda entry: _row(layout, source, entry), _counted(entries))
             for row, overlap in rows:
                 table.write(row)
                 groups.add(row.group)
@@ -109,21 +101,6 @@ def _counted(entries: Iterable[Entry]) -> Iterable[Entry]:
     return tqdm(entries, desc="ingest", unit=" pictures", mininterval=1, file=sys.stderr)
 
 
-def _in_order(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Results in the order of the items, computed in threads, a bounded number of them ahead."""
-    pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
-    pending: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > LOOK_AHEAD:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _row(layout: Layout, source: Source, entry: Entry) -> tuple[Row, int]:
     """The row of an entry, and its overlapping mask pixels."""
     picture, mask, problems = _read(layout, source, entry)
@@ -162,26 +139,9 @@ def _read(layout: Layout, source: Source, entry: Entry) -> tuple[Picture | None,
 def _picture_facts(picture: Picture) -> dict[str, Any]:
     if picture.rgb_HW3 is None:
         return {"sha256": picture.sha256}
-    mean, std = cv2.meanStdDev(picture.rgb_HW3)
-    return {
-        "sha256": picture.sha256,
-        "height": picture.rgb_HW3.shape[0],
-        "width": picture.rgb_HW3.shape[1],
-        "mode": picture.mode,
-        "image": encode_rgb_png(picture.rgb_HW3),
-        "phash": perceptual_hash(picture.rgb_HW3),
-        "mean_rgb": [round(float(value), 4) for value in mean.ravel()],
-        "std_rgb": [round(float(value), 4) for value in std.ravel()],
-    }
+    return {"sha256": picture.sha256, "mode": picture.mode, **picture_facts(picture.rgb_HW3)}
 
 
 def _mask_facts(mask: Mask, codec: LabelCodec) -> dict[str, Any]:
-    return {
-        "mask_height": mask.ids_HW.shape[0],
-        "mask_width": mask.ids_HW.shape[1],
-        "mask": codec.encode_png(mask.ids_HW),
-        "instances": None if mask.instances_HW is None else encode_instances_png(mask.instances_HW),
-        "class_pixels": np.bincount(mask.ids_HW.ravel(), minlength=len(codec.classes)).tolist(),
-        "unknown_pixels": mask.unknown_pixels,
-        "unknown_colors": mask.unknown_colors,
-    }
+    unknown = {"unknown_pixels": mask.unknown_pixels, "unknown_colors": mask.unknown_colors}
+    return {**mask_facts(mask.ids_HW, mask.instances_HW, codec), **unknown}

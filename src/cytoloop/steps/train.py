@@ -1,7 +1,5 @@
 """train: fit the network to the train split, choose its epoch on val, and write the bundle."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from cytoloop.artifacts import (
     read_rows,
     read_splits,
     sha256_file,
+    write_csv,
 )
 from cytoloop.door import Input, Numbers, Output
 from cytoloop.images.decode import decode_rgb
@@ -67,8 +66,9 @@ def train(
         digest = write_bundle(
             model, training.network, Description(model_params, read_card(raw).codec, threshold, facts)
         )
-        write_history(model / HISTORY, training.progress.history)
-        write_curves(model, training.progress.history)
+        history = training.progress.history
+        write_csv(model / HISTORY, list(history[0]), ([_short(value) for value in line.values()] for line in history))
+        write_curves(model, history)
         _write_sample(model, raw, splits)
         run.log_artifacts(model, "model")
         run.set_tags({"model_digest": digest, "git_commit": facts["git_commit"]})
@@ -80,13 +80,8 @@ def train(
     }
 
 
-def write_history(path: Path, history: list[dict[str, float]]) -> None:
-    """A CSV with a line an epoch."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([{name: f"{value:.6g}" for name, value in line.items()} for line in history])
-    path.write_text(text.getvalue(), "utf-8")
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _after_epoch(state: trainer.Training, work: Path, run: tracking.Run, bar: "_EpochBar") -> None:

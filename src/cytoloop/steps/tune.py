@@ -1,10 +1,9 @@
 """tune: a small search over the network's size by Optuna; only train and val are seen."""
 
-import csv
 from pathlib import Path
 from typing import Any
 
-from cytoloop.artifacts import BEST_PARAMS, SPLITS, TRIALS, read_card, sha256_file, write_json
+from cytoloop.artifacts import BEST_PARAMS, SPLITS, TRIALS, read_card, sha256_file, write_csv, write_json
 from cytoloop.door import Input, Numbers, Output
 from cytoloop.model import training as trainer
 from cytoloop.model.architectures import build
@@ -106,9 +105,5 @@ def _train_briefly(model: ModelParams, params: TrainParams, stream: PictureStrea
 
 def _write_trials(path: Path, trials: list[Any]) -> None:
     names = sorted({name for trial in trials for name in trial.params})
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["trial", "state", "val_macro_dice", *names])
-        for trial in trials:
-            score = "" if trial.value is None else f"{trial.value:.6f}"
-            writer.writerow([trial.number, trial.state.name.lower(), score, *(trial.params.get(n, "") for n in names)])
+    lines = ([t.number, t.state.name.lower(), t.value, *(t.params.get(name) for name in names)] for t in trials)
+    write_csv(path, ["trial", "state", "val_macro_dice", *names], lines)
