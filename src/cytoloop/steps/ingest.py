@@ -23,8 +23,6 @@ from cytoloop.params import ClassParams, IngestParams
 from cytoloop.sources import Entry, Found, Layout, Mask, Picture, Source, find, layout_named, open_source
 from cytoloop.sources.pairing import shown
 
-"""Pictures decoded beyond the one being written, at most."""
-
 
 def ingest(raw: Output, ingest_params: IngestParams, classes_params: tuple[ClassParams, ...]) -> Numbers:
     """Read a source and write its table.
