@@ -49,6 +49,7 @@ def write_bundle_stub(folder: Path, seed: int) -> str:
         "model": ModelParams(num_classes=2).model_dump(mode="json"),
         "classes": [],
         "threshold": 0.5,
+        "min_object": 0,
         "parameters": 8,
         "arrays_sha256": sha256,
         "model_digest": sha256,

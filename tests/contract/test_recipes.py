@@ -41,10 +41,10 @@ def test_using_a_recipe_puts_the_source_in(project: Path) -> None:
 
 def test_a_hand_edited_params_file_is_kept(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = project / "params.yaml"
-    path.write_text(path.read_text().replace("epochs: 16", "epochs: 17"))
+    path.write_text(path.read_text().replace("epochs: 22", "epochs: 23"))
     assert run(["recipe", "use", "leukemia", "--source", str(project)]) == 1
     assert "edited by hand" in capsys.readouterr().err
-    assert "epochs: 17" in path.read_text()
+    assert "epochs: 23" in path.read_text()
     assert run(["recipe", "use", "leukemia", "--source", str(project), "--force"]) == 0
 
 

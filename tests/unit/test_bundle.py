@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     keras.utils.set_random_seed(3)
     path = tmp_path_factory.mktemp("bundle")
-    write_bundle(path, build(MODEL), Description(MODEL, CODEC, 0.5, {"git_commit": "none"}))
+    write_bundle(path, build(MODEL), Description(MODEL, CODEC, 0.5, 0, {"git_commit": "none"}))
     Predictor.load(path).write_sample(path, picture_of(mask_of()))
     return path
 
@@ -113,6 +113,6 @@ def test_the_threshold_decides_a_sigmoid_head() -> None:
     from cytoloop.model.predict import choose_classes
 
     probability = np.array([[0.2, 0.6, 0.9]], np.float32)[..., None]
-    answer = choose_classes(probability, 0.7)
+    answer = choose_classes(probability, 0.7, 0)
     assert answer.ids_HW.tolist() == [[0, 0, 1]]
     np.testing.assert_allclose(answer.probability_HW, [[0.8, 0.4, 0.9]], rtol=1e-6)

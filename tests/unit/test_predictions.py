@@ -24,7 +24,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     keras.utils.set_random_seed(1)
     folder = tmp_path_factory.mktemp("bundle")
-    write_bundle(folder, build(MODEL), Description(MODEL, CODEC, 0.5, {}))
+    write_bundle(folder, build(MODEL), Description(MODEL, CODEC, 0.5, 0, {}))
     return folder
 
 

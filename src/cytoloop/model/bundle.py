@@ -45,6 +45,7 @@ class BundleFile(BaseModel):
     model: ModelParams
     classes: list[dict[str, Any]]
     threshold: float
+    min_object: int
     parameters: int
     arrays_sha256: str
     model_digest: str
@@ -71,6 +72,8 @@ class Description:
     codec: LabelCodec
     threshold: float
     """Sigmoid heads: the probability at which a pixel is foreground; chosen on val."""
+    min_object: int
+    """Regions with fewer pixels, at the network's picture size, are specks; chosen on val."""
     provenance: dict[str, Any]
 
 
@@ -83,6 +86,7 @@ def write_bundle(folder: Path, network: "keras.Model", description: Description)
         "model": description.model.model_dump(mode="json"),
         "classes": description.codec.to_json(),
         "threshold": description.threshold,
+        "min_object": description.min_object,
         "parameters": int(network.count_params()),
         "arrays_sha256": arrays_sha256,
     }

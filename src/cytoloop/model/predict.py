@@ -10,6 +10,7 @@ import numpy as np
 from cytoloop.errors import ModelError
 from cytoloop.images.codec import LabelCodec
 from cytoloop.images.decode import decode_ids, decode_rgb, encode_rgb_png
+from cytoloop.images.specks import without_specks
 from cytoloop.model.bundle import SAMPLE_INPUT, SAMPLE_OUTPUT, SAMPLE_PROBABILITY, Bundle, fill_network, read_bundle
 from cytoloop.model.preprocess import fit_picture, restore_probability
 from cytoloop.params import ModelParams
@@ -42,6 +43,7 @@ class Predictor:
         self._call = compiled(self._network, bundle.file.model)
         self._model = bundle.file.model
         self._threshold = bundle.file.threshold
+        self._min_object = bundle.file.min_object
         self.codec: LabelCodec = bundle.codec
         self.meta: dict[str, Any] = bundle.file.model_dump(mode="json")
 
@@ -53,9 +55,14 @@ class Predictor:
     def predict(self, pictures: Sequence[Array]) -> list[Prediction]:
         """Class ids and probabilities for uint8 (H, W, 3) pictures of any sizes."""
         return [
-            choose_classes(restore_probability(probability_hwC, *rgb_HW3.shape[:2]), self._threshold)
+            self._answer(probability_hwC, *rgb_HW3.shape[:2])
             for rgb_HW3, probability_hwC in zip(pictures, self._probabilities(pictures), strict=True)
         ]
+
+    def _answer(self, probability_hwC: Array, height: int, width: int) -> Prediction:
+        scale = height * width / (self._model.image_height * self._model.image_width)
+        probability_HWC = restore_probability(probability_hwC, height, width)
+        return choose_classes(probability_HWC, self._threshold, self._min_object * scale)
 
     def _probabilities(self, pictures: Sequence[Array]) -> list[Array]:
         """float32 (image_height, image_width, classes) each."""
@@ -88,14 +95,26 @@ class Predictor:
         np.savez(folder / SAMPLE_PROBABILITY, probability=prediction.probability_HW)
 
 
-def choose_classes(probability_HWC: Array, threshold: float) -> Prediction:
-    """The likeliest class of each pixel; for one sigmoid channel, foreground at or above the threshold."""
+def choose_classes(probability_HWC: Array, threshold: float, min_pixels: float) -> Prediction:
+    """Class ids with specks removed, and the probability of the class that each pixel got.
+
+    Args:
+        probability_HWC: float32 (H, W, classes), or (H, W, 1) of the foreground.
+        threshold: for one channel: foreground is at or above it.
+        min_pixels: regions with fewer pixels are specks (see `images.specks`).
+    """
+    ids_HW = without_specks(hard_labels(probability_HWC, threshold), probability_HWC, min_pixels)
     if probability_HWC.shape[-1] == 1:
         foreground_HW = probability_HWC[..., 0]
-        ids_HW = (foreground_HW >= threshold).astype(np.uint8)
         return Prediction(ids_HW, np.where(ids_HW == 1, foreground_HW, 1 - foreground_HW).astype(np.float32))
-    ids_HW = probability_HWC.argmax(-1).astype(np.uint8)
-    return Prediction(ids_HW, np.take_along_axis(probability_HWC, ids_HW[..., None], -1)[..., 0])
+    return Prediction(ids_HW, np.take_along_axis(probability_HWC, ids_HW[..., None].astype(np.intp), -1)[..., 0])
+
+
+def hard_labels(probability: Array, threshold: float = 0.5) -> Array:
+    """uint8 (..., H, W) of (..., H, W, C): the likeliest class, or foreground at or above the threshold for C = 1."""
+    if probability.shape[-1] == 1:
+        return np.asarray(probability[..., 0] >= threshold, np.uint8)
+    return np.asarray(np.argmax(probability, -1), np.uint8)
 
 
 def compiled(network: Any, model: ModelParams) -> Any:

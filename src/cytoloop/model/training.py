@@ -24,9 +24,9 @@ from cytoloop.model import quiet_start
 from cytoloop.model.bundle import arrays_of, fill_network, read_arrays, write_arrays
 from cytoloop.model.data import PictureStream
 from cytoloop.model.losses import Weights, class_weights, keras_loss, loss, metric
-from cytoloop.model.predict import compiled
+from cytoloop.model.predict import choose_classes, compiled, hard_labels
 from cytoloop.params import ModelParams, TrainParams
-from cytoloop.scores.pixels import confusion, dice, macro
+from cytoloop.scores.pixels import confusion, dice, image_mean, macro
 
 if TYPE_CHECKING:
     import keras
@@ -36,6 +36,8 @@ Line = dict[str, float]
 """One epoch's numbers: a row of history.csv."""
 
 CHECKPOINT = "state.npz"
+MIN_OBJECTS = (0, 4, 8, 16, 32, 64)
+"""Choices for the size below which a region is a speck, pixels at the network's picture size."""
 
 
 @dataclass
@@ -77,6 +79,7 @@ def start(
         import keras
         import tensorflow as tf
 
+    keras.backend.clear_session()
     keras.utils.set_random_seed(params.seed)
     tf.config.experimental.enable_op_determinism()
     network = build(model)
@@ -186,28 +189,38 @@ def _validator(training: Training, val: PictureStream) -> Callable[[], Line]:
     return validate
 
 
-def hard_labels(probability_BHWC: Array, threshold: float = 0.5) -> Array:
-    """uint8 (B, H, W): the likeliest class, or foreground at or above the threshold for one channel."""
-    if probability_BHWC.shape[-1] == 1:
-        return np.asarray(probability_BHWC[..., 0] >= threshold, np.uint8)
-    return np.asarray(np.argmax(probability_BHWC, -1), np.uint8)
-
-
 def choose_threshold(training: Training, val: PictureStream) -> float:
     """The foreground threshold with the best pooled Dice on `val`; 0.5 for softmax heads."""
     if training.model.num_classes > 1:
         return 0.5
-    ask = compiled(training.network, training.model)
-    thresholds = np.round(np.arange(0.2, 0.81, 0.05), 2)
-    counts = np.zeros((len(thresholds), 2, 2), np.int64)
-    for pictures, truth in val.in_order():
-        probability = ask(pictures)
+    thresholds = [round(0.2 + 0.05 * step, 2) for step in range(13)]
+    confusion_T22 = np.zeros((len(thresholds), 2, 2), np.int64)
+    for truth_HW, probability_HWC in _answers(training, val):
         for i, threshold in enumerate(thresholds):
-            counts[i] += confusion((truth > 0).astype(np.uint8), hard_labels(probability, threshold), 2)
-    scores = dice(counts)[:, 1]
+            confusion_T22[i] += confusion((truth_HW > 0).astype(np.uint8), hard_labels(probability_HWC, threshold), 2)
+    scores_T = dice(confusion_T22)[:, 1]
     # the nearest to 0.5 among the best, so that a flat optimum gives a plain threshold
-    best = max(range(len(thresholds)), key=lambda i: (round(float(scores[i]), 4), -abs(thresholds[i] - 0.5)))
-    return float(thresholds[best])
+    best = max(range(len(thresholds)), key=lambda i: (round(float(scores_T[i]), 4), -abs(thresholds[i] - 0.5)))
+    return thresholds[best]
+
+
+def choose_min_object(training: Training, val: PictureStream, threshold: float) -> int:
+    """Pixels below which a region is a speck: the choice with the best per-image macro Dice on `val`."""
+    classes = max(training.model.num_classes, 2)
+    confusion_MNCC: list[list[Array]] = [[] for _ in MIN_OBJECTS]
+    for truth_HW, probability_HWC in _answers(training, val):
+        for pictures, min_object in zip(confusion_MNCC, MIN_OBJECTS, strict=True):
+            ids_HW = choose_classes(probability_HWC, threshold, min_object).ids_HW
+            pictures.append(confusion(truth_HW, ids_HW, classes))
+    scores = [float(np.nan_to_num(macro(image_mean(dice(np.stack(pictures)))))) for pictures in confusion_MNCC]
+    return MIN_OBJECTS[int(np.argmax(np.round(scores, 4)))]
+
+
+def _answers(training: Training, val: PictureStream) -> Iterator[tuple[Array, Array]]:
+    """Truth (H, W) and probabilities (H, W, C) of each val picture, at the network's picture size."""
+    ask = compiled(training.network, training.model)
+    for pictures, truth in val.in_order():
+        yield from zip(truth, ask(pictures), strict=True)
 
 
 def _optimizer(params: TrainParams, steps: int) -> Any:

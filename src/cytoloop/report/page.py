@@ -73,9 +73,9 @@ def _provenance(evaluation: Evaluation) -> dict[str, dict[str, str]]:
         "model": evaluation.metrics["model_digest"],
     }
     numbers = {"parameters": f"{meta['parameters']:,}"} if "parameters" in meta else {}
-    threshold = {"threshold": f"{meta['threshold']:g}"} if "threshold" in meta else {}
+    chosen = {name: f"{meta[name]:g}" for name in ("threshold", "min_object") if name in meta}
     return {
-        "network": flat(meta.get("model", {})) | numbers | threshold,
+        "network": flat(meta.get("model", {})) | numbers | chosen,
         "provenance": digests | flat(origin),
         "params": flat(params),
     }

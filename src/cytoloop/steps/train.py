@@ -63,9 +63,9 @@ def train(
         with _EpochBar(train_params.epochs, training.progress.epoch) as bar:
             trainer.run(training, stream, val, lambda state: _after_epoch(state, work, run, bar))
         threshold = trainer.choose_threshold(training, val)
-        digest = write_bundle(
-            model, training.network, Description(model_params, read_card(raw).codec, threshold, facts)
-        )
+        min_object = trainer.choose_min_object(training, val, threshold)
+        description = Description(model_params, read_card(raw).codec, threshold, min_object, facts)
+        digest = write_bundle(model, training.network, description)
         history = training.progress.history
         write_csv(model / HISTORY, list(history[0]), ([_short(value) for value in line.values()] for line in history))
         write_curves(model, history)

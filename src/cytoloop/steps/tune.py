@@ -95,9 +95,6 @@ def _known_score(study: Any, choice: Choice) -> float | None:
 
 
 def _train_briefly(model: ModelParams, params: TrainParams, stream: PictureStream, val: PictureStream) -> float:
-    import keras
-
-    keras.backend.clear_session()
     training = trainer.start(build, model, params, stream)
     trainer.run(training, stream, val, after_epoch=lambda _: None)
     return training.progress.best_score
