@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cytoloop.cli import run
 from cytoloop.params import load_params
@@ -23,6 +24,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_a_recipe_is_a_complete_params_file(path: Path) -> None:
     assert load_params(path).ingest.layout
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_a_recipe_has_every_section_that_a_stage_depends_on(path: Path) -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text("utf-8"))["stages"].values()
+    needed = {section for stage in stages for section in stage["params"]}
+    assert needed <= yaml.safe_load(path.read_text("utf-8")).keys()
 
 
 def test_the_committed_params_are_a_recipe() -> None:
