@@ -107,7 +107,7 @@ def test_a_registered_model_is_served_by_mlflow(store: Path, tmp_path: Path) -> 
     )
     classes = [{"name": "background", "color": [0, 0, 0]}, {"name": "cell", "color": [255, 0, 0]}]
     (tmp_path / "model").mkdir()
-    description = Description(model_params, LabelCodec.from_json(classes), 0.5, {})
+    description = Description(model_params, LabelCodec.from_json(classes), 0.5, 0, {})
     digest = write_bundle(tmp_path / "model", build(model_params), description)
     with tracking.start_run("cells", "a run", {}) as run:
         pass
