@@ -11,6 +11,7 @@ ever executed or unpickled.
 """
 
 import hashlib
+import io
 import json
 import zipfile
 from dataclasses import dataclass
@@ -139,12 +140,16 @@ def _stored(network: "keras.Model") -> list[Any]:
 
 
 def write_arrays(path: Path, arrays: dict[str, Array]) -> None:
-    """An .npz with the same bytes for the same arrays."""
+    """An .npz with the same bytes for the same arrays, on every Python.
+
+    Entries are written whole: numpy's own way streams them, whose headers differ between Pythons.
+    """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
+            entry = io.BytesIO()
+            np.lib.format.write_array(entry, np.asarray(array, order="C"), allow_pickle=False)
             # an entry made by name alone has the fixed date of 1980
-            with archive.open(zipfile.ZipInfo(name.replace("/", "|") + ".npy"), "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, np.asarray(array, order="C"), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(name.replace("/", "|") + ".npy"), entry.getvalue())
 
 
 def read_arrays(path: Path) -> dict[str, Array]:

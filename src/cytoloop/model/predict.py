@@ -11,7 +11,15 @@ from cytoloop.errors import ModelError
 from cytoloop.images.codec import LabelCodec
 from cytoloop.images.decode import decode_ids, decode_rgb, encode_rgb_png
 from cytoloop.images.specks import without_specks
-from cytoloop.model.bundle import SAMPLE_INPUT, SAMPLE_OUTPUT, SAMPLE_PROBABILITY, Bundle, fill_network, read_bundle
+from cytoloop.model.bundle import (
+    SAMPLE_INPUT,
+    SAMPLE_OUTPUT,
+    SAMPLE_PROBABILITY,
+    Bundle,
+    fill_network,
+    read_bundle,
+    write_arrays,
+)
 from cytoloop.model.preprocess import fit_picture, restore_probability
 from cytoloop.params import ModelParams
 
@@ -92,7 +100,7 @@ class Predictor:
         prediction = self.predict([rgb_HW3])[0]
         (folder / SAMPLE_INPUT).write_bytes(encode_rgb_png(rgb_HW3))
         (folder / SAMPLE_OUTPUT).write_bytes(self.codec.encode_png(prediction.ids_HW))
-        np.savez(folder / SAMPLE_PROBABILITY, probability=prediction.probability_HW)
+        write_arrays(folder / SAMPLE_PROBABILITY, {"probability": prediction.probability_HW})
 
 
 def choose_classes(probability_HWC: Array, threshold: float, min_pixels: float) -> Prediction:
