@@ -9,8 +9,10 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from cytoloop import __version__
 from cytoloop.door import FOLDERS, STEPS, Numbers, interface, run_step
@@ -155,28 +157,16 @@ def _predict(parsed: argparse.Namespace) -> None:
     print(f"{numbers['pictures']:g} pictures -> {parsed.output}")
 
 
-def _bundle_folder(model: str) -> "_Folder":
-    return _Folder(model)
-
-
-class _Folder:
+@contextmanager
+def _bundle_folder(model: str) -> Iterator[Path]:
     """A bundle's folder: the given one, or one fetched from the registry and removed afterwards."""
+    if not model.startswith("models:/"):
+        yield Path(model)
+        return
+    from cytoloop.registry import fetch
 
-    def __init__(self, model: str) -> None:
-        self._model = model
-
-    def __enter__(self) -> Path:
-        import tempfile
-
-        self._temporary = tempfile.TemporaryDirectory()
-        if not self._model.startswith("models:/"):
-            return Path(self._model)
-        from cytoloop.registry import fetch
-
-        return fetch(self._model, Path(self._temporary.name))
-
-    def __exit__(self, *_: object) -> None:
-        self._temporary.cleanup()
+    with TemporaryDirectory() as folder:
+        yield fetch(model, Path(folder))
 
 
 def _add_model(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

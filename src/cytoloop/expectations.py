@@ -233,10 +233,8 @@ def _results(facts: Any, checks: Sequence[Check], site: Path) -> dict[str, Any]:
     import great_expectations as gx
     from great_expectations.checkpoint import UpdateDataDocsAction
 
-    for talkative in (
-        "great_expectations",
-        "great_expectations.data_context.types.base",
-    ):  # the latter sets its own level
+    # the latter sets a level of its own
+    for talkative in ("great_expectations", "great_expectations.data_context.types.base"):
         logging.getLogger(talkative).setLevel(logging.ERROR)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from cytoloop.artifacts import Card
+from cytoloop.artifacts import Card, flat
 from cytoloop.report import charts
 from cytoloop.report.contact import ERRORS, Example
 from cytoloop.report.templates import templates
@@ -75,9 +75,9 @@ def _provenance(evaluation: Evaluation) -> dict[str, dict[str, str]]:
     numbers = {"parameters": f"{meta['parameters']:,}"} if "parameters" in meta else {}
     chosen = {name: f"{meta[name]:g}" for name in ("threshold", "min_object") if name in meta}
     return {
-        "network": flat(meta.get("model", {})) | numbers | chosen,
-        "provenance": digests | flat(origin),
-        "params": flat(params),
+        "network": told(meta.get("model", {})) | numbers | chosen,
+        "provenance": digests | told(origin),
+        "params": told(params),
     }
 
 
@@ -135,19 +135,14 @@ def _charts(evaluation: Evaluation) -> dict[str, Markup]:
     return {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704 (our own drawing, escaped by matplotlib)
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def told(tree: Mapping[str, Any]) -> dict[str, str]:
     """A nested mapping as dotted keys and readable values, in the order of the keys.
 
-    >>> flat({"b": {"c": [1, 2]}, "a": None})
+    >>> told({"b": {"c": [1, 2]}, "a": None})
     {'a': 'null', 'b.c': '[1, 2]'}
     """
-    lines: dict[str, str] = {}
-    for key, value in sorted(tree.items()):
-        if isinstance(value, Mapping):
-            lines |= flat(value, f"{prefix}{key}.")
-        else:
-            lines[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
-    return lines
+    leaves = sorted(flat(tree).items())
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in leaves}
 
 
 @cache

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cytoloop import registry, tracking
-from cytoloop.artifacts import METRICS, RECEIPT, read_json, write_json
+from cytoloop.artifacts import METRICS, RECEIPT, flat, read_json, write_json
 from cytoloop.door import Input, Numbers, Output
 from cytoloop.errors import ArtifactError
 from cytoloop.model.bundle import BundleFile, read_bundle
@@ -132,7 +132,7 @@ def _record_evaluation(evaluation: Path, metrics: dict[str, Any], bundle: Bundle
         with tracking.start_run(tracking.experiment_name(), f"register {name}", {"model_digest": digest}) as run:
             trained = run.id
     if metrics:
-        tracking.Run(trained).log_metrics(_flat(metrics, "test/"))
+        tracking.Run(trained).log_metrics(_figures(metrics))
         tracking.Run(trained).log_artifacts(evaluation, "evaluation")
     return trained
 
@@ -173,12 +173,7 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
-def _flat(tree: dict[str, Any], prefix: str) -> dict[str, float]:
-    """The numbers of nested dicts by dotted name; null, text and lists are left out."""
-    flat: dict[str, float] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            flat[prefix + key] = float(value)
-    return flat
+def _figures(metrics: dict[str, Any]) -> dict[str, float]:
+    """The numbers among the metrics as `test/<dotted name>`; null, text and lists are left out."""
+    numbers = {name: value for name, value in flat(metrics).items() if isinstance(value, int | float)}
+    return {f"test/{name}": float(value) for name, value in numbers.items() if not isinstance(value, bool)}

@@ -1,7 +1,6 @@
 """train: fit the network to the train split, choose its epoch on val, and write the bundle."""
 
 from pathlib import Path
-from typing import Any
 
 from cytoloop import tracking
 from cytoloop.artifacts import (
@@ -9,6 +8,7 @@ from cytoloop.artifacts import (
     HISTORY,
     SPLITS,
     VAL,
+    flat,
     read_card,
     read_json,
     read_rows,
@@ -45,8 +45,9 @@ def train(
     """
     model_params = model_params.model_copy(update=read_json(best_params / BEST_PARAMS)["model"])
     sections = {"model": model_params, "train": train_params}
+    card = read_card(raw)
     digests = {
-        "raw": read_card(raw).digest,
+        "raw": card.digest,
         "splits": sha256_file(splits / SPLITS),
         "augmented": read_card(augmented).digest,
     }
@@ -56,15 +57,15 @@ def train(
         unfinished("train", [digests, facts["params"], facts["versions"]]) as work,
         tracking.start_run(tracking.experiment_name(), f"train {model_params.architecture}", {}) as run,
     ):
-        run.log_params(_flat(facts["params"]))
-        run.log_dataset(read_card(raw).name, digests["raw"], "training")
+        run.log_params(flat(facts["params"]))
+        run.log_dataset(card.name, card.digest, "training")
         training = trainer.start(build, model_params, train_params, stream)
         trainer.restore(training, work)
         with _EpochBar(train_params.epochs, training.progress.epoch) as bar:
             trainer.run(training, stream, val, lambda state: _after_epoch(state, work, run, bar))
         threshold = trainer.choose_threshold(training, val)
         min_object = trainer.choose_min_object(training, val, threshold)
-        description = Description(model_params, read_card(raw).codec, threshold, min_object, facts)
+        description = Description(model_params, card.codec, threshold, min_object, facts)
         digest = write_bundle(model, training.network, description)
         history = training.progress.history
         write_csv(model / HISTORY, list(history[0]), ([_short(value) for value in line.values()] for line in history))
@@ -117,10 +118,3 @@ def _write_sample(model: Path, raw: Path, splits: Path) -> None:
     val = {i for i, split in read_splits(splits).items() if split == VAL}
     row = next(read_rows(raw, val, ["image"]))
     Predictor(read_bundle(model)).write_sample(model, decode_rgb(row.image or b""))
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
