@@ -92,9 +92,9 @@ def _add_step(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", s
 
 
 def _step(parsed: argparse.Namespace) -> None:
-    from cytoloop.workspace import die_with_parent
+    from cytoloop.workspace import end_with_dvc
 
-    die_with_parent()
+    end_with_dvc()
     params = load_params(parsed.params)
     if parsed.step == "ingest":
         params = _with_source(params, parsed.source, parsed.layout)
