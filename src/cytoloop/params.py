@@ -6,7 +6,7 @@ work, naming the key, the value and what is allowed.
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -15,6 +15,7 @@ from cytoloop.errors import ParamsError
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+ColorSpace = Literal["rgb", "hsv", "lab", "xyz", "ycrcb"]
 
 
 class Section(BaseModel):
@@ -142,7 +143,41 @@ class AugmentParams(Section):
     seed: int = Field(0, ge=0, description="seed, joined with the picture's id and the copy's number")
 
 
-Architecture = Literal["flexunet", "leanunet"]
+Architecture = Literal[
+    "flexunet",
+    "leanunet",
+    "attentionunet",
+    "multiresunet",
+    "unet3plus",
+    "swinunet",
+    "efficientunet",
+    "deeplabv3plus",
+    "mobilenetunet",
+]
+
+
+class Anatomy(NamedTuple):
+    """What an architecture makes of the model section."""
+
+    reads: frozenset[str]
+    """The settings that shape it, beside picture size, classes and scaling; another one is refused."""
+    first_halvings: int
+    """Halvings of the picture before the levels that `num_layers` counts; all of them, where it is not read."""
+
+
+SIZES = frozenset({"base_filters", "num_layers", "dropout_rate"})
+ENCODER = frozenset({"weights", "weights_sha256", "freeze_encoder"})
+ANATOMIES: dict[str, Anatomy] = {
+    "flexunet": Anatomy(SIZES | {"base_kernels", "dilation", "normalization"}, 0),
+    "leanunet": Anatomy(SIZES | {"base_kernels", "normalization"}, 1),
+    "attentionunet": Anatomy(SIZES | {"base_kernels", "normalization"}, 0),
+    "multiresunet": Anatomy(SIZES | {"normalization"}, 0),
+    "unet3plus": Anatomy(SIZES | {"normalization"}, 0),
+    "swinunet": Anatomy(SIZES | {"window"}, 2),
+    "efficientunet": Anatomy(ENCODER | {"base_filters", "dropout_rate"}, 5),
+    "deeplabv3plus": Anatomy(ENCODER | {"base_filters", "dropout_rate"}, 5),
+    "mobilenetunet": Anatomy(ENCODER | {"dropout_rate"}, 5),
+}
 
 
 class ModelParams(Section):
@@ -151,7 +186,19 @@ class ModelParams(Section):
     architecture: Architecture = Field("flexunet", description="a name that `cytoloop model list` shows")
     image_width: int = Field(256, ge=16, le=4096, description="width that the network sees, pixels")
     image_height: int = Field(256, ge=16, le=4096, description="height that the network sees, pixels")
-    image_channels: Literal[1, 3] = Field(3, description="1: grey, 3: RGB")
+    image_channels: Literal[1, 3] = Field(3, description="1: grey, 3: colour")
+    fit: Literal["resize", "tile"] = Field(
+        "resize", description="resize: a picture is resized to the network's; tile: it is cut at its own scale"
+    )
+    tile_overlap: float = Field(0.25, ge=0, le=0.75, description="overlap of tiles in prediction, fraction of a tile")
+    color_space: ColorSpace = Field("rgb", description="what the three channels are, in training and prediction")
+    standardize: bool = Field(
+        False, description="scale channels by the training set's mean and deviation, not as the architecture does"
+    )
+    channel_mean: tuple[float, ...] | None = Field(
+        None, description="mean of each channel, 0..255, where standardized; null: measured on the training set"
+    )
+    channel_std: tuple[float, ...] | None = Field(None, description="standard deviation of each channel, likewise")
     num_classes: int = Field(ge=1, le=255, description="outputs of the head: classes with background, or 1")
     base_filters: int = Field(16, ge=1, le=256, description="filters of the first level; doubled each level")
     base_kernels: int = Field(3, ge=1, le=15, description="kernel of the first level, pixels; 2 less a level, to 3")
@@ -159,6 +206,12 @@ class ModelParams(Section):
     dropout_rate: float = Field(0.05, ge=0, lt=1, description="dropout of a level = this times its number, from 0")
     dilation: int = Field(1, ge=1, le=8, description="dilation of the first level, pixels; 1 less a level, to 1")
     normalization: Literal["none", "batch", "group"] = Field("none", description="after each convolution")
+    window: int = Field(7, ge=2, le=32, description="side of an attention window, patches of 4 pixels")
+    weights: str | None = Field(None, description="file of pretrained encoder weights; null: random ones")
+    weights_sha256: str | None = Field(
+        None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 of that file; required with it"
+    )
+    freeze_encoder: bool = Field(False, description="leave the pretrained encoder as it is in training")
 
     @field_validator("base_kernels")
     @classmethod
@@ -167,10 +220,35 @@ class ModelParams(Section):
             raise ValueError("must be odd (1, 3, 5, ...), so that a kernel has a centre")
         return kernel
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> "ModelParams":
+        unread = sorted(NOT_COMMON & self._changed() - ANATOMIES[self.architecture].reads)
+        if unread:
+            read = ", ".join(sorted(ANATOMIES[self.architecture].reads))
+            raise ValueError(f"{self.architecture} does not read {', '.join(unread)}; allowed: {read}")
+        if (self.weights is None) != (self.weights_sha256 is None):
+            raise ValueError("weights and weights_sha256 go together: give the file and its SHA-256, or neither")
+        if self.freeze_encoder and self.weights is None:
+            raise ValueError("freeze_encoder = true needs weights: random ones must be trained")
+        if self.color_space != "rgb" and self.image_channels == 1:
+            raise ValueError(f"color_space = {self.color_space} has three channels; image_channels = 1 allows: rgb")
+        for name in ("channel_mean", "channel_std"):
+            given = getattr(self, name)
+            if given is not None and (not self.standardize or len(given) != self.image_channels):
+                raise ValueError(f"{name} needs standardize = true and {self.image_channels} number(s), one a channel")
+        return self
+
+    def _changed(self) -> set[str]:
+        return {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+
     def stride(self, num_layers: int | None = None) -> int:
         """Pixels of the picture to one of the coarsest level; the picture's sides are multiples of it."""
-        stem = 1 if self.architecture == "leanunet" else 0
-        return int(2 ** ((num_layers or self.num_layers) - 1 + stem))
+        anatomy = ANATOMIES[self.architecture]
+        levels = (num_layers or self.num_layers) - 1 if "num_layers" in anatomy.reads else 0
+        return int(2 ** (anatomy.first_halvings + levels))
+
+
+NOT_COMMON = frozenset().union(*(anatomy.reads for anatomy in ANATOMIES.values()))
 
 
 Loss = Literal["categorical_crossentropy", "binary_crossentropy", "dice", "bce_dice", "cce_dice"]
@@ -184,8 +262,11 @@ class TrainParams(Section):
     batch_size: int = Field(8, ge=1, description="pictures in one step")
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="the optimizer")
     learning_rate: float = Field(3e-3, gt=0, description="largest learning rate")
-    schedule: Literal["constant", "one_cycle", "reduce_on_plateau"] = Field(
+    schedule: Literal["constant", "one_cycle", "reduce_on_plateau", "piecewise"] = Field(
         "one_cycle", description="how the learning rate moves"
+    )
+    rates: dict[int, float] = Field(
+        {}, description="piecewise: from which epoch on (the first is 1) which learning rate; before: learning_rate"
     )
     weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay (adamw)")
     clip_value: float | None = Field(None, gt=0, description="gradients are cut to +- this; null: not cut")
@@ -201,7 +282,22 @@ class TrainParams(Section):
     patience: int = Field(10, ge=1, description="epochs without a better val score before training stops")
     reducer_factor: float = Field(0.4, gt=0, lt=1, description="reduce_on_plateau: factor on the learning rate")
     reducer_patience: int = Field(4, ge=1, description="reduce_on_plateau: epochs without a better val loss")
+    epoch_pictures: int = Field(
+        6, ge=0, le=64, description="val pictures predicted before and after each epoch, to look at; 0: none"
+    )
+    checkpoints: int = Field(
+        0, ge=0, description="newest checkpoints kept with the model, beside the best one, each with its facts; 0: none"
+    )
+    start_from: str | None = Field(
+        None, description="checkpoint (.npz) to go on from, or model bundle (folder) to start from; null: neither"
+    )
     seed: int = Field(0, ge=0, description="seed of weights, order and dropout")
+
+    @model_validator(mode="after")
+    def _rates_have_a_schedule(self) -> "TrainParams":
+        if (self.schedule == "piecewise") != bool(self.rates):
+            raise ValueError("rates and schedule = piecewise go together: {epoch: learning rate, ...}")
+        return self
 
 
 class TuneParams(Section):
@@ -216,12 +312,22 @@ class TuneParams(Section):
     seed: int = Field(0, ge=0, description="seed of the sampler")
 
 
+class PublishedFigure(Section):
+    """A figure that somebody published for this task, to stand beside ours in the report."""
+
+    name: str = Field(description="the metric, as it is named there")
+    value: float | str = Field(description="the figure")
+    source: str = Field(description="where it was published")
+    means: str = Field(description="what it measures, and why it can or cannot be trusted")
+
+
 class EvaluateParams(Section):
     """How the model is judged on the test split."""
 
     bootstrap_samples: int = Field(1000, ge=0, description="resamples of groups for the intervals")
     confidence: float = Field(0.95, gt=0, lt=1, description="level of the intervals")
     examples: int = Field(4, ge=1, description="pictures in each part (best, median, worst) of the sheet")
+    published: tuple[PublishedFigure, ...] = Field((), description="published figures, shown beside ours")
     seed: int = Field(0, ge=0, description="seed of the bootstrap")
 
 
@@ -342,6 +448,13 @@ def _stride_problems(model: ModelParams, tune: TuneParams) -> list[str]:
                         f"model.{side} = {getattr(model, side)} is not divisible by {stride}, "
                         f"the network's stride at {key} = {level}; allowed: multiples of {stride}"
                     )
+    if tune.trials:
+        unread = sorted({"base_filters", "base_kernels", "num_layers"} - ANATOMIES[model.architecture].reads)
+        problems += [
+            f"tune.{name}: {model.architecture} does not read it; allowed: one value"
+            for name in unread
+            if len(getattr(tune, name)) > 1
+        ]
     for kernel in tune.base_kernels if tune.trials else []:
         if kernel % 2 == 0 or kernel < 1:
             problems.append(f"tune.base_kernels: {kernel} is not an odd number of pixels")

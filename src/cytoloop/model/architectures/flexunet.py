@@ -11,7 +11,7 @@ arXiv:1505.04597. Level i (0 is the full resolution) has
 
 from typing import TYPE_CHECKING, Any
 
-from cytoloop.model.architectures.layers import head, normalized, picture_input
+from cytoloop.model.architectures.layers import head, normalized, picture_input, scaled
 from cytoloop.params import ModelParams
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def build(model: ModelParams) -> "keras.Model":
     import keras
 
     picture = picture_input(model)
-    x = keras.layers.Rescaling(1 / 255, name="rescale")(picture)
+    x = scaled(picture, model, 1 / 255, 0)
     skips = []
     for level in range(model.num_layers):
         x = _level(x, model, level, f"encoder{level}")

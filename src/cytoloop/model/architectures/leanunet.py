@@ -7,7 +7,7 @@ only by one narrow convolution before the head.
 
 from typing import TYPE_CHECKING, Any
 
-from cytoloop.model.architectures.layers import head, normalized, picture_input
+from cytoloop.model.architectures.layers import head, normalized, picture_input, scaled
 from cytoloop.params import ModelParams
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ def build(model: ModelParams) -> "keras.Model":
     import keras
 
     picture = picture_input(model)
-    scaled = keras.layers.Rescaling(1 / 127.5, offset=-1, name="rescale")(picture)
-    x = _convolution(scaled, model.base_filters, model, "stem", kernel=model.base_kernels, strides=2)
+    full = scaled(picture, model, 1 / 127.5, -1)
+    x = _convolution(full, model.base_filters, model, "stem", kernel=model.base_kernels, strides=2)
     skips = []
     for level in range(model.num_layers):
         x = _level(x, model, level, f"encoder{level}")
@@ -33,7 +33,7 @@ def build(model: ModelParams) -> "keras.Model":
         x = _level(x, model, level, f"decoder{level}")
     narrow = max(model.base_filters // 2, 4)
     x = keras.layers.Conv2DTranspose(narrow, 2, strides=2, name="full_up")(x)
-    x = keras.layers.Concatenate(name="full_skip")([x, scaled])
+    x = keras.layers.Concatenate(name="full_skip")([x, full])
     x = _convolution(x, narrow, model, "full")
     return keras.Model(picture, head(x, model.num_classes), name="leanunet")
 
