@@ -8,7 +8,8 @@ import pytest
 
 from cytoloop.ahead import ahead
 from cytoloop.errors import ArtifactError
-from cytoloop.model.data import PictureStream
+from cytoloop.images.decode import encode_rgb_png
+from cytoloop.model.data import PictureStream, standardized
 from cytoloop.params import ModelParams
 from tables import mask_of, row, write_table
 
@@ -86,3 +87,46 @@ def test_pictures_are_fitted_and_masks_keep_their_labels(tmp_path: Path) -> None
 
 def test_ahead_keeps_the_order() -> None:
     assert list(ahead(lambda x: x * x, range(50), threads=3, look=7)) == [x * x for x in range(50)]
+
+
+TILES = ModelParams(num_classes=3, image_width=32, image_height=32, num_layers=2, fit="tile")
+
+
+def test_a_large_picture_gives_as_many_tiles_as_cover_it(tmp_path: Path) -> None:
+    folder = write_table(tmp_path / "table", [row("big", mask_HW=mask_of(70, 100, 40)), row("small", mask_HW=mask_of(32, 20))])
+    stream = PictureStream([(folder, None)], TILES, 4)
+    assert stream.pictures == sum(len(ids) for _, ids in stream.in_order()) == 3 * 4 + 1
+
+
+def test_tiles_of_an_epoch_are_cut_elsewhere_each_time(tmp_path: Path) -> None:
+    mask_HW = np.arange(70 * 100).reshape(70, 100).astype(np.uint8) % 3
+    folder = write_table(tmp_path / "table", [row("big", mask_HW=mask_HW)])
+    stream = PictureStream([(folder, None)], TILES, 4)
+
+    def tiles(epoch: int) -> bytes:
+        return b"".join(ids.tobytes() for _, ids in stream._shuffled(0, epoch))
+
+    assert tiles(1) == tiles(1)
+    assert tiles(1) != tiles(2)
+
+
+def test_views_are_varied_in_an_epoch_and_never_in_order(table: Path) -> None:
+    def vary(picture: np.ndarray, ids: np.ndarray, chance: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return picture, np.full_like(ids, chance.integers(100, 200))
+
+    stream = PictureStream([(table, None)], MODEL, 8, vary)
+    first, again, other = ([ids.max() for _, ids in stream._shuffled(0, epoch)] for epoch in (0, 0, 1))
+    assert first == again != other
+    assert min(first) >= 100
+    assert max(ids.max() for _, ids in stream.in_order()) < 100
+
+
+def test_standardized_channels_have_the_streams_mean_and_deviation(tmp_path: Path) -> None:
+    image_HW3 = np.zeros((32, 32, 3), np.uint8)
+    image_HW3[:16] = (10, 20, 30)
+    folder = write_table(tmp_path / "table", [row("a", mask_HW=mask_of(32, 32), image=encode_rgb_png(image_HW3))])
+    model = MODEL.model_copy(update={"standardize": True})
+    stream = PictureStream([(folder, None)], model, 8)
+    assert standardized(model, stream).channel_mean == (5, 10, 15)
+    assert standardized(model, stream).channel_std == (5, 10, 15)
+    assert standardized(MODEL, stream) == MODEL

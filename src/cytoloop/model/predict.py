@@ -1,6 +1,6 @@
 """The one Predictor: evaluate, infer, `cytoloop predict` and serving all use it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from cytoloop.model.bundle import (
     read_bundle,
     write_arrays,
 )
-from cytoloop.model.preprocess import fit_picture, restore_probability
+from cytoloop.model.preprocess import join, views
 from cytoloop.params import ModelParams
 
 Array = np.ndarray[Any, Any]
@@ -62,23 +62,23 @@ class Predictor:
 
     def predict(self, pictures: Sequence[Array]) -> list[Prediction]:
         """Class ids and probabilities for uint8 (H, W, 3) pictures of any sizes."""
+        seen = [views(rgb_HW3, self._model) for rgb_HW3 in pictures]
+        answers = self._ask([view for of_one in seen for view in of_one])
         return [
-            self._answer(probability_hwC, *rgb_HW3.shape[:2])
-            for rgb_HW3, probability_hwC in zip(pictures, self._probabilities(pictures), strict=True)
+            self._answer([next(answers) for _ in of_one], *rgb_HW3.shape[:2])
+            for rgb_HW3, of_one in zip(pictures, seen, strict=True)
         ]
 
-    def _answer(self, probability_hwC: Array, height: int, width: int) -> Prediction:
-        scale = height * width / (self._model.image_height * self._model.image_width)
-        probability_HWC = restore_probability(probability_hwC, height, width)
-        return choose_classes(probability_HWC, self._threshold, self._min_object * scale)
+    def _ask(self, seen: Sequence[Array]) -> Iterator[Array]:
+        """float32 (image_height, image_width, classes) for each view."""
+        for start in range(0, len(seen), BATCH):
+            yield from self._call(np.stack(seen[start : start + BATCH]))
 
-    def _probabilities(self, pictures: Sequence[Array]) -> list[Array]:
-        """float32 (image_height, image_width, classes) each."""
-        found: list[Array] = []
-        for start in range(0, len(pictures), BATCH):
-            batch = np.stack([fit_picture(rgb_HW3, self._model) for rgb_HW3 in pictures[start : start + BATCH]])
-            found += list(self._call(batch))
-        return found
+    def _answer(self, answers: Sequence[Array], height: int, width: int) -> Prediction:
+        resized = self._model.fit == "resize"
+        scale = height * width / (self._model.image_height * self._model.image_width) if resized else 1
+        probability_HWC = join(answers, height, width, self._model)
+        return choose_classes(probability_HWC, self._threshold, self._min_object * scale)
 
     def check_sample(self, folder: Path) -> None:
         """Raise ModelError unless the bundle's sample gives the recorded answer."""
