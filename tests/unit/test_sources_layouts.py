@@ -49,8 +49,10 @@ def test_a_layout_fits_its_own_as_folder_and_as_zip(layout, tmp_path):
 def test_a_source_in_another_layout_is_refused_with_what_would_fit(layout, tmp_path):
     folder = write(layout, tmp_path / "data")
     for other in {*REGISTRY} - {layout}:
-        if (layout, other) == ("krd_wbc", "image_mask"):
-            continue  # a krd_wbc folder is also the simplest image_mask
+        if (layout, other) == ("krd_wbc", "image_mask") or (
+            other == "deepcell" and layout in ("krd_wbc", "image_mask")
+        ):
+            continue  # a krd_wbc folder is also the simplest image_mask, which deepcell reads beside its own
         classes = CLASSES.get(other, CLASSES["image_mask"])
         with pytest.raises(SourceError) as error:
             found_in(other, folder, classes)
@@ -205,6 +207,17 @@ def test_the_category_is_the_label(tmp_path):
 def test_one_foreground_class_is_needed(layout, tmp_path):
     with pytest.raises(SourceError, match="declare two classes"):
         found_in(layout, write(layout, tmp_path), CLASSES["krd_wbc"])
+
+
+def test_deepcell_reads_pictures_and_grey_masks_in_folders(tmp_path):
+    save(tmp_path / "train/images/1.jpg", cells().image_HW3)
+    save(tmp_path / "train/masks/1.jpg", (cells().ids_HW > 0).astype("uint8") * 255)
+    with pytest.raises(SourceError, match=r"ingest\.mask_threshold is not declared"):
+        masks_in("deepcell", tmp_path)
+    ((name, mask),) = masks_in("deepcell", tmp_path, mask_threshold=128).items()
+    assert name == "1"
+    # a JPEG's grey values waver at the edges: a threshold of 1 would have taken them all
+    assert abs(int(mask.ids_HW.sum()) - int((cells().ids_HW > 0).sum())) < 0.05 * mask.ids_HW.size
 
 
 def test_segmentation_wbc_needs_values(tmp_path):

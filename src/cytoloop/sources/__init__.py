@@ -102,7 +102,7 @@ def find(source: Source) -> Found:
 
 def _misfit(source: Source, layout: Layout) -> str:
     names = source.tree.names
-    fitting = [other.name for other in LAYOUTS.values() if other is not layout and _fits(other, names)]
+    fitting = [other.name for other in LAYOUTS.values() if other is not layout and _may_fit(other, names)]
     tree = "\n".join(f"    {line}" for line in layout.expects.splitlines())
     advice = f"declare ingest.layout: {' or '.join(fitting)}" if fitting else "no other layout fits either"
     return (
@@ -111,8 +111,8 @@ def _misfit(source: Source, layout: Layout) -> str:
     )
 
 
-def _fits(layout: Layout, names: Sequence[str]) -> bool:
+def _may_fit(layout: Layout, names: Sequence[str]) -> bool:
     try:
-        return layout.find(names).fits
+        return layout.suggested(names) and layout.find(names).fits
     except SourceError:
         return False

@@ -1,5 +1,9 @@
 """Layout deepcell: NumPy archives of pictures X and instance labels y, as DeepCell publishes them.
 
+A source without archives is read as pictures and masks in folders, the way in which others have passed
+these data on; their masks are grey and often JPEGs, so that foreground is what reaches
+`ingest.mask_threshold`.
+
 Both arrays are streamed picture by picture, so that memory does not grow with the archive. Of X
 channel 0 is read; of y channel 0, which is the nuclei in DynamicNuclearNet (it has no other) and the
 whole cells in files with two channels.
@@ -17,16 +21,23 @@ from numpy.lib import format as npy
 
 from cytoloop.errors import SourceError
 from cytoloop.images.decode import UnreadablePicture, grey_to_rgb
+from cytoloop.sources import image_mask
 from cytoloop.sources.archive import DAMAGE
 from cytoloop.sources.layout import Array, Entry, Found, Layout, Mask, Picture, Source
 from cytoloop.sources.pairing import SPLITS, with_ids, with_splits
-from cytoloop.sources.reading import check_two_classes
+from cytoloop.sources.reading import check_two_classes, mask_by_threshold, read_picture
 
 MAX_OBJECTS = 65535
 
 
+def _archives(names: Sequence[str]) -> list[str]:
+    return [name for name in names if name.lower().endswith(".npz")]
+
+
 def _find(names: Sequence[str]) -> Found:
-    archives = [name for name in names if name.lower().endswith(".npz")]
+    archives = _archives(names)
+    if not archives:
+        return image_mask.find(names)
     stems = [name.rpartition("/")[2][:-4] for name in archives]
     entries = [
         Entry(stem, stem, name.rpartition("/")[0], name, (name,)) for name, stem in zip(archives, stems, strict=True)
@@ -37,6 +48,9 @@ def _find(names: Sequence[str]) -> Found:
 
 def _unfold(source: Source, found: Found) -> Iterator[Entry]:
     for entry in found.entries:
+        if not _is_archive(entry):
+            yield entry
+            continue
         with source.tree.local(str(entry.picture)) as path:
             for number, arrays in enumerate(_pairs(path, str(entry.picture), source.max_pixels)):
                 name, place = f"{entry.id}_{number:05d}", f"{entry.picture}#{number}"
@@ -83,7 +97,22 @@ def _next(stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> Array:
     return np.frombuffer(data, dtype).reshape(shape[1:])[..., 0]
 
 
+def _is_archive(entry: Entry) -> bool:
+    return bool(_archives([str(entry.picture)]))
+
+
+def _check(source: Source, found: Found) -> None:
+    check_two_classes(source, found)
+    if source.params.mask_threshold is None and not all(map(_is_archive, found.entries)):
+        raise SourceError(
+            "ingest.mask_threshold is not declared, but the source has masks as pictures; "
+            "allowed: the grey value from which on a pixel is foreground, as 128"
+        )
+
+
 def _read_picture(source: Source, entry: Entry) -> Picture:
+    if not entry.arrays:
+        return read_picture(source, entry)
     grey_HW = entry.arrays[0]
     digest = hashlib.sha256(grey_HW.tobytes()).hexdigest()
     try:
@@ -93,6 +122,8 @@ def _read_picture(source: Source, entry: Entry) -> Picture:
 
 
 def _read_mask(source: Source, entry: Entry) -> Mask:
+    if not entry.arrays:
+        return mask_by_threshold(source, entry)
     labels_HW = entry.arrays[1]
     if labels_HW.min() < 0:
         raise UnreadablePicture("has negative labels")
@@ -106,17 +137,21 @@ def _read_mask(source: Source, entry: Entry) -> Mask:
 LAYOUT = Layout(
     name="deepcell",
     description="NumPy archives of pictures X (n, h, w, 1 or 2) and integer instance labels y (n, h, w, 1 or 2); "
-    "channel 0 of both; the split in the names is kept where there are several",
+    "channel 0 of both; or pictures and grey masks in folders, cut at ingest.mask_threshold; the split in the "
+    "names is kept",
     expects="""\
 train.npz  [val.npz]  [test.npz]
   X  float (n, h, w, 1 or 2)
-  y  integer (n, h, w, 1 or 2), 0 = no object""",
+  y  integer (n, h, w, 1 or 2), 0 = no object
+or
+[train/]  images/  12.jpg      masks/  12.jpg""",
     licence="modified Apache 2.0, non-commercial academic use only (DynamicNuclearNet)",
     citation="Schwartz et al. 2023, Caliban: accurate cell tracking and lineage construction in live-cell imaging "
     "experiments with deep learning, bioRxiv, doi 10.1101/803205",
     find=_find,
     read_picture=_read_picture,
     read_mask=_read_mask,
-    check=check_two_classes,
+    check=_check,
     unfold=_unfold,
+    suggested=lambda names: bool(_archives(names)),
 )

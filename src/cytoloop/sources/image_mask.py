@@ -18,7 +18,8 @@ _role = role_by(
 )
 
 
-def _find(names: Sequence[str]) -> Found:
+def find(names: Sequence[str]) -> Found:
+    """Pictures with their masks, paired by stem, in the split of the folder above them."""
     return with_splits(with_origins(pair(names, _role)), _split)
 
 
@@ -53,7 +54,7 @@ LAYOUT = Layout(
   [test/]   images/  1019.png      masks/  1019.png""",
     licence=None,
     citation=None,
-    find=_find,
+    find=find,
     read_picture=read_picture,
     read_mask=_read_mask,
     check=_check,

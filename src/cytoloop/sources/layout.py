@@ -125,3 +125,5 @@ class Layout:
     """Raises SourceError when the declared classes or thresholds cannot serve this layout."""
     unfold: Callable[[Source, Found], Iterable[Entry]] = lambda _, found: found.entries
     """Entries as they are read: where a file holds many pictures, one for each of them."""
+    suggested: Callable[[Sequence[str]], bool] = lambda _: True
+    """Whether a source that it fits looks so much like it that people should be told of it."""
