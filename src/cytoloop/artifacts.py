@@ -10,6 +10,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -135,6 +136,29 @@ class Card:
         return LabelCodec.from_json(self.classes)
 
 
+@dataclass(frozen=True)
+class Shard:
+    """What a table has to know of the rows in one of its files: ids, groups and digests, row by row."""
+
+    ids: list[str]
+    groups: list[str]
+    digests: list[str]
+
+
+def write_shard(path: Path, rows: Sequence[Row]) -> Shard:
+    """Write rows to one Parquet file."""
+    columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+    pq.write_table(
+        pa.table(columns, schema=SCHEMA),
+        path,
+        row_group_size=16,  # small groups: a reader that streams holds little
+        compression="none",  # the pictures are compressed already,
+        use_dictionary=list(FACT_COLUMNS),  # ... never the same
+        write_statistics=list(FACT_COLUMNS),  # ... and in no order
+    )
+    return Shard([row.id for row in rows], [row.group for row in rows], [_row_digest(row).hex() for row in rows])
+
+
 class TableWriter:
     """Writes rows to shards as they come; memory holds one shard at most.
 
@@ -153,34 +177,55 @@ class TableWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         return self
 
+    @property
+    def rows(self) -> int:
+        """Rows so far."""
+        return len(self._ids)
+
+    @property
+    def groups(self) -> int:
+        """Groups so far."""
+        return len(self._groups)
+
     def write(self, row: Row) -> None:
         """Add a row; raises ArtifactError when its id was already written."""
-        if row.id in self._ids:
-            raise ArtifactError(f"{row.source_file}: a picture with the id {row.id!r} was already ingested")
-        self._ids.add(row.id)
-        self._groups.add(row.group)
-        self._digest.update(_row_digest(row))
+        self._add(row.id, row.group, row.source_file)
         self._pending.append(row)
         if len(self._pending) >= self._rows_per_shard:
             self._flush()
 
+    def adopt(self, path: Path, shard: Shard) -> None:
+        """Move in a file of `write_shard` as the next shard; raises ArtifactError as `write`."""
+        if self._pending:
+            self._flush()
+        for name, group in zip(shard.ids, shard.groups, strict=True):
+            self._add(name, group, str(path))
+        shutil.move(path, self._next())
+        self._seal(shard)
+
+    def _add(self, name: str, group: str, where: str) -> None:
+        if name in self._ids:
+            raise ArtifactError(f"{where}: a picture with the id {name!r} was already ingested")
+        self._ids.add(name)
+        self._groups.add(group)
+
+    def _next(self) -> Path:
+        return self._folder / f"part-{self._shards:05d}.parquet"
+
     def _flush(self) -> None:
-        columns = {name: [getattr(row, name) for row in self._pending] for name in SCHEMA.names}
-        pq.write_table(
-            pa.table(columns, schema=SCHEMA),
-            self._folder / f"part-{self._shards:05d}.parquet",
-            row_group_size=16,  # small groups: a reader that streams holds little
-            compression="none",  # the pictures are compressed already
-        )
-        self._shards += 1
+        self._seal(write_shard(self._next(), self._pending))
         self._pending.clear()
+
+    def _seal(self, shard: Shard) -> None:
+        self._digest.update(bytes.fromhex("".join(shard.digests)))
+        self._shards += 1
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None:
             return
         if self._pending or not self._shards:
             self._flush()
-        counts = {"rows": len(self._ids), "groups": len(self._groups), "digest": self._digest.hexdigest()}
+        counts = {"rows": self.rows, "groups": self.groups, "digest": self._digest.hexdigest()}
         write_json(self._folder / CARD, {**asdict(self._card), **counts})
 
 

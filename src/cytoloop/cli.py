@@ -21,6 +21,8 @@ from cytoloop.params import Params, load_params
 
 Command = Callable[[argparse.Namespace], None]
 
+CLASSIFIER = Path("models/classifier")
+
 HELP = {
     "ingest": "read a source's pictures and masks into the table `raw`",
     "validate": "judge the table; stop with a list of what is wrong",
@@ -64,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sources(commands)
     _add_predict(commands)
     _add_model(commands)
+    _add_classify(commands)
     _add_recipe(commands)
     _add(commands, "status", "the scores, the registered model and the report of the last run", _status)
     return parser
@@ -195,6 +198,37 @@ def _model_summary(parsed: argparse.Namespace) -> None:
 
         draw_network(network, parsed.plot)
         print(f"drawing: {parsed.plot}")
+
+
+def _add_classify(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _add(commands, "classify", "label whole pictures by a classifier with heat maps", lambda _: None)
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    train = _add(actions, "train", "learn the labels of the table's rows and judge on test", _classify_train)
+    train.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (params.yaml)")
+    for name in ("raw", "splits"):
+        train.add_argument(f"--{name}", type=Path, default=Path(FOLDERS[name]), help=FOLDERS[name])
+    train.add_argument("--output", type=Path, default=CLASSIFIER, help=f"folder of the classifier ({CLASSIFIER})")
+    predict = _add(actions, "predict", "labels and heat maps for pictures", _classify_predict)
+    predict.add_argument("images", nargs="+", type=Path, help="pictures, or folders of pictures")
+    predict.add_argument("--model", type=Path, default=CLASSIFIER, help=f"folder of the classifier ({CLASSIFIER})")
+    predict.add_argument("--output", required=True, type=Path, help="folder for the heat maps; made if need be")
+    predict.add_argument("--opacity", type=float, default=0.45, help="opacity of the heat map, 0..1 (0.45)")
+
+
+def _classify_train(parsed: argparse.Namespace) -> None:
+    from cytoloop import classification
+
+    numbers = classification.train(parsed.raw, parsed.splits, parsed.output, load_params(parsed.params))
+    print(_line(numbers))
+    print(f"page: {parsed.output / 'classification.html'}")
+
+
+def _classify_predict(parsed: argparse.Namespace) -> None:
+    from cytoloop import classification
+    from cytoloop.predictions import find_pictures
+
+    numbers = classification.predict(parsed.model, find_pictures(parsed.images), parsed.output, parsed.opacity)
+    print(f"{numbers['pictures']:g} pictures -> {parsed.output}")
 
 
 def _add_recipe(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

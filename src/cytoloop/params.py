@@ -39,9 +39,17 @@ class SmearParams(Section):
     valid: int = Field(64, ge=1, description="pictures composed from the validation cells")
     test: int = Field(96, ge=1, description="pictures composed from the test cells")
     size: int = Field(224, ge=64, le=1024, description="side of a picture, pixels")
-    cells_per_class: int = Field(40, ge=10, description="cells drawn for each class, before the split")
-    cells_from: str | None = Field(
-        None, description="folder of an ingested table whose cells are cropped; null draws them"
+    cells_per_class: int = Field(40, ge=10, description="cells of each class, before the split in 80, 10 and 10 %")
+    cells_from: tuple[str, ...] = Field(
+        (),
+        description="folders whose cells are cropped: ingested tables, or pictures of single cells in a folder for "
+        "each class; what they lack is drawn",
+    )
+    backgrounds: int | None = Field(
+        None,
+        ge=3,
+        description="large backgrounds of each kind, before the split in 80, 10 and 10 %; "
+        "null: 500 for 78,470 pictures, as published, and 10 at least",
     )
     seed: int = Field(7, ge=0, description="seed of cells and composition")
 
@@ -133,14 +141,130 @@ class SplitParams(Section):
         return self
 
 
-class AugmentParams(Section):
-    """Offline augmentation of the training rows."""
+class ChanceParams(Section):
+    """An operation of augmentation that has no other setting."""
 
-    copies: int = Field(1, ge=0, description="augmented copies of each training picture")
-    flips: bool = Field(True, description="mirror left-right and up-down at random")
-    rotation: float = Field(180, ge=0, le=180, description="largest rotation either way, degrees")
-    quarter_turns: bool = Field(True, description="rotate by multiples of 90 degrees only: no resampling")
-    seed: int = Field(0, ge=0, description="seed, joined with the picture's id and the copy's number")
+    probability: float = Field(0.5, ge=0.01, le=1, description="how often it happens, fraction of the variants")
+
+
+class RotationParams(ChanceParams):
+    """Rotation about the middle by any angle."""
+
+    degrees: float = Field(180, gt=0, le=180, description="largest angle, either way")
+
+
+class ShrinkParams(ChanceParams):
+    """The picture made smaller in its frame."""
+
+    factor: float = Field(0.6, ge=0.4, lt=1, description="smallest size, of the picture's; drawn from it to 1")
+
+
+class ShearParams(ChanceParams):
+    """Shear along both axes."""
+
+    slope: float = Field(0.1, gt=0, le=0.3, description="largest slope, either way, pixels per pixel")
+
+
+class ElasticParams(ChanceParams):
+    """A smooth random displacement of each cell."""
+
+    displacement: float = Field(
+        0.0125, gt=0, le=0.2, description="largest displacement along each axis, fraction of the longer side"
+    )
+    sigma: float = Field(
+        0.0156, ge=0.002, le=0.5, description="smoothness, a Gaussian's deviation, fraction of the longer side"
+    )
+
+    @model_validator(mode="after")
+    def _never_folds(self) -> "ElasticParams":
+        if self.displacement > 0.846 * self.sigma:
+            raise ValueError(
+                f"displacement = {self.displacement:g} could fold the picture over itself; "
+                f"allowed: at most 0.846 sigma = {0.846 * self.sigma:.4g}"
+            )
+        return self
+
+
+class DistortionParams(ElasticParams):
+    """A smooth random displacement of whole regions."""
+
+    displacement: float = Field(
+        0.03, gt=0, le=0.2, description="largest displacement along each axis, fraction of the longer side"
+    )
+    sigma: float = Field(
+        0.078, ge=0.002, le=0.5, description="smoothness, a Gaussian's deviation, fraction of the longer side"
+    )
+
+
+class LensParams(ChanceParams):
+    """A disc whose middle is magnified (barrel) or made smaller (pincushion)."""
+
+    amount: float = Field(
+        0.3, gt=0, le=0.5, description="largest strength a; the middle's size becomes 1 / (1 - a), or 1 / (1 + a)"
+    )
+    radius: float = Field(0.3, gt=0, le=1, description="radius of the disc, fraction of the shorter side")
+    centers: tuple[tuple[Fraction, Fraction], ...] = Field(
+        ((0.3, 0.3), (0.7, 0.3), (0.5, 0.5), (0.3, 0.7), (0.7, 0.7)),
+        min_length=1,
+        description="where its centre may be: x and y, fractions of width and height",
+    )
+
+
+class SharpeningParams(ChanceParams):
+    """Fine detail emphasised."""
+
+    amount: float = Field(1, gt=0, le=10, description="largest factor on what a 3 x 3 mean leaves over")
+
+
+class BrighteningParams(ChanceParams):
+    """Brighter, or darker with a gain below 1 or an offset below 0."""
+
+    gain: float = Field(1.2, ge=0.2, le=5, description="most extreme factor on grey values; drawn from 1 to it")
+    offset: float = Field(10, ge=-255, le=255, description="what the most extreme adds to grey values of 0..255")
+
+    @model_validator(mode="after")
+    def _brightens(self) -> "BrighteningParams":
+        if (self.gain, self.offset) == (1, 0):
+            raise ValueError("gain = 1 with offset = 0 changes nothing; null leaves brightening out")
+        return self
+
+
+class AugmentParams(Section):
+    """Augmentation of the training rows. Operations happen in the order in which they stand here."""
+
+    copies: int = Field(1, ge=0, description="augmented copies of each training picture, made once")
+    online: bool = Field(False, description="vary each training picture anew in each epoch")
+    border: Literal["reflect", "constant"] = Field(
+        "reflect", description="outside a picture: its mirror image, or border_value and background"
+    )
+    border_value: Byte = Field(0, description="grey value outside a picture, where the border is constant")
+    horizontal_flip: ChanceParams | None = Field(ChanceParams(), description="left-right mirrored; null: never")
+    vertical_flip: ChanceParams | None = Field(ChanceParams(), description="up-down mirrored; null: never")
+    quarter_turns: ChanceParams | None = Field(
+        ChanceParams(probability=0.75), description="turned by 90, 180 or 270 degrees (not square: 180); null: never"
+    )
+    shear: ShearParams | None = Field(None, description="sheared; null: never")
+    shrink: ShrinkParams | None = Field(None, description="made smaller; null: never")
+    rotation: RotationParams | None = Field(None, description="rotated by any angle; null: never")
+    barrel: LensParams | None = Field(None, description="magnified in a disc; null: never")
+    pincushion: LensParams | None = Field(None, description="made smaller in a disc; null: never")
+    distortion: DistortionParams | None = Field(None, description="regions displaced at random; null: never")
+    elastic: ElasticParams | None = Field(None, description="cells displaced at random; null: never")
+    sharpening: SharpeningParams | None = Field(None, description="sharpened; null: never")
+    brightening: BrighteningParams | None = Field(None, description="brightened; null: never")
+    seed: int = Field(0, ge=0, description="seed, joined with the picture's id and the copy's number or the epoch")
+
+    @property
+    def operations(self) -> dict[str, ChanceParams]:
+        """The operations that may happen, by name, in their order."""
+        sections = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: section for name, section in sections.items() if isinstance(section, ChanceParams)}
+
+    @model_validator(mode="after")
+    def _varies(self) -> "AugmentParams":
+        if (self.copies or self.online) and not self.operations:
+            raise ValueError("no operation may happen; name one, or set copies = 0 and online = false")
+        return self
 
 
 Architecture = Literal[
@@ -175,7 +299,7 @@ ANATOMIES: dict[str, Anatomy] = {
     "unet3plus": Anatomy(SIZES | {"normalization"}, 0),
     "swinunet": Anatomy(SIZES | {"window"}, 2),
     "efficientunet": Anatomy(ENCODER | {"base_filters", "dropout_rate"}, 5),
-    "deeplabv3plus": Anatomy(ENCODER | {"base_filters", "dropout_rate"}, 5),
+    "deeplabv3plus": Anatomy(ENCODER | {"base_filters", "dropout_rate"}, 4),
     "mobilenetunet": Anatomy(ENCODER | {"dropout_rate"}, 5),
 }
 
@@ -265,7 +389,7 @@ class TrainParams(Section):
     schedule: Literal["constant", "one_cycle", "reduce_on_plateau", "piecewise"] = Field(
         "one_cycle", description="how the learning rate moves"
     )
-    rates: dict[int, float] = Field(
+    rates: dict[Annotated[int, Field(ge=1)], Annotated[float, Field(gt=0)]] = Field(
         {}, description="piecewise: from which epoch on (the first is 1) which learning rate; before: learning_rate"
     )
     weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay (adamw)")
@@ -331,6 +455,29 @@ class EvaluateParams(Section):
     seed: int = Field(0, ge=0, description="seed of the bootstrap")
 
 
+class ClassifierParams(Section):
+    """The classifier of whole pictures by their label: a command beside the steps."""
+
+    image_size: int = Field(
+        224, ge=16, le=1024, multiple_of=16, description="side of the square that the network sees, pixels; 16 n"
+    )
+    keep: float = Field(0.5, gt=0, le=1, description="share of the pooled features that dropout keeps")
+    epochs: int = Field(15, ge=1, description="passes over the training pictures")
+    batch_size: int = Field(100, ge=1, description="pictures in one step, at most")
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate of the first epochs")
+    rates: dict[int, float] = Field(
+        {11: 3e-4, 12: 1.3e-4, 14: 3e-5},
+        description="from which epoch on (the first is 1) which learning rate; before: learning_rate",
+    )
+    class_weight_cap: float | None = Field(
+        3, ge=1, description="rare classes' pictures weigh sqrt(median / frequency), at most this; null: all alike"
+    )
+    flips: bool = Field(True, description="mirror and turn each training picture by quarters, anew in each epoch")
+    checkpoints: int = Field(5, ge=1, description="newest checkpoints kept, beside the best one, each with its facts")
+    start_from: str | None = Field(None, description="checkpoint (.npz) to go on from; null: start anew")
+    seed: int = Field(0, ge=0, description="seed of weights, order, turns and dropout")
+
+
 class InferParams(Section):
     """Masks for new pictures, from the finished model."""
 
@@ -367,6 +514,7 @@ class Params(Section):
     train: TrainParams = TrainParams()
     tune: TuneParams = TuneParams()
     evaluate: EvaluateParams = EvaluateParams()
+    classifier: ClassifierParams = ClassifierParams()
     infer: InferParams = InferParams()
     registration: RegisterParams = Field(RegisterParams(), alias="register")
 

@@ -22,6 +22,7 @@ def status(evaluation: Path, registration: Path) -> str:
         f"{'  by Otsu threshold':28}{_number(metrics['otsu_foreground_dice'])}",
         f"{'pixel accuracy':28}{_number(metrics['pixel_accuracy'])}",
         f"{'  by background everywhere':28}{_number(metrics['background_accuracy'])}",
+        *(_published(figure) for figure in metrics["published"]),
         "",
         f"model   {receipt['name']} version {receipt['version']}" + _alias(receipt),
         f"        {receipt['decision']}: {receipt['reason']}",
@@ -38,7 +39,16 @@ def _interval(metrics: dict[str, Any], name: str) -> str:
     interval = metrics["intervals"].get(name)
     if not interval or interval["low"] is None:
         return ""
-    return f"   (95 % interval {interval['low']:.3f} to {interval['high']:.3f})"
+    return f"   ({100 * metrics['confidence']:g} % interval {interval['low']:.3f} to {interval['high']:.3f})"
+
+
+def _published(figure: dict[str, Any]) -> str:
+    here = "".join(
+        f", {who} {figure[key]:.4f}"
+        for who, key in (("here", "here"), ("background everywhere", "background"))
+        if figure[key] is not None
+    )
+    return f"published {figure['name']} {figure['value']}{here}"
 
 
 def _alias(receipt: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -62,6 +63,16 @@ class Run:
         """Store a folder's files under a name."""
         with explained():
             open_store().log_artifacts(self.id, str(folder), name)
+
+    def log_picture(self, path: Path, series: str, step: int) -> None:
+        """Add a picture file to a series of pictures, at a step such as an epoch; a failure is said on stderr."""
+        from PIL import Image
+
+        try:
+            with explained(), Image.open(path) as picture:
+                open_store().log_image(self.id, picture.convert("RGB"), key=series, step=step)
+        except (CytoloopError, OSError) as error:
+            print(f"{path.name} is not in MLflow: {error}", file=sys.stderr)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, anew where they exist."""

@@ -1,59 +1,80 @@
-"""How fast smears are composed and encoded on one core.
+"""How fast a dataset of smears is composed, encoded and written: on one processor, and on all.
 
     python tests/benchmarks/smear_speed.py [pictures] [repeats]
 
-Prints the seconds that the bank takes and the pictures of 224 x 224 a second (composed, and image,
-mask and instances encoded as PNG), median of the repeats, of the wall clock and of the processor.
+Prints what a process spends before its first picture and on a picture, and then pictures a second of
+whole runs of ingest (start of the processes, cells and backgrounds included), one processor and all
+of them by turns: medians, their ratio, and the largest memory of a working process.
 """
 
+import os
+import resource
 import sys
 import time
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import cv2
 
-import cytoloop.smear
-from cytoloop.images.codec import LabelClass, LabelCodec
-from cytoloop.images.decode import encode_instances_png, encode_rgb_png
-from cytoloop.params import SmearParams
-from cytoloop.smear.bank import Bank, make_bank, make_cells
-from cytoloop.smear.compose import compose_picture
-from cytoloop.smear.protocol import CLASSES, Protocol, read_protocol
+from cytoloop.artifacts import read_card
+from cytoloop.images.codec import LabelCodec
+from cytoloop.images.facts import mask_facts, picture_facts
+from cytoloop.params import Params, load_params
+from cytoloop.smear import Smears, read_protocol
+from cytoloop.smear_dataset import write
+from cytoloop.workers import processors
 
-PROTOCOL = Path(cytoloop.smear.__file__).with_name("protocol.yaml")
-CODEC = LabelCodec(tuple(LabelClass(name, (25 * n, 255 - 25 * n, 128)) for n, name in enumerate(CLASSES)))
-
-
-def compose_and_encode(protocol: Protocol, params: SmearParams, bank: Bank, pictures: int) -> int:
-    """Bytes of all PNGs."""
-    size = 0
-    for k in range(pictures):
-        picture = compose_picture(protocol, params, bank, k)
-        size += len(encode_rgb_png(picture.image_HW3))
-        size += len(CODEC.encode_png(picture.ids_HW))
-        size += len(encode_instances_png(picture.instances_HW))
-    return size
+ROOT = Path(__file__).parents[2]
 
 
-def main(pictures: int = 200, repeats: int = 5) -> None:
+def parts(params: Params, pictures: int = 200) -> None:
+    """What one process spends, in milliseconds of processor time."""
     cv2.setNumThreads(1)
-    protocol, params = read_protocol(PROTOCOL), SmearParams()
-    start = time.process_time()
-    cells = make_cells(protocol, params)
-    drawn = time.process_time()
-    bank = make_bank(protocol, params, "train", cells)
-    print(f"cells: {drawn - start:.1f} s of processor time, backgrounds: {time.process_time() - drawn:.1f} s")
-    size = 0
-    wall: list[float] = []
-    processor: list[float] = []
-    for _ in range(repeats):
-        wall_start, processor_start = time.perf_counter(), time.process_time()
-        size = compose_and_encode(protocol, params, bank, pictures)
-        wall.append(pictures / (time.perf_counter() - wall_start))
-        processor.append(pictures / (time.process_time() - processor_start))
-    print(f"pictures a second: {median(wall):.0f} (wall clock), {median(processor):.0f} (processor)")
-    print(f"bytes a picture: {size // pictures}")
+    smears = Smears(read_protocol(Path(params.ingest.source)), params.ingest.smear)
+    codec = LabelCodec.from_json(params.classes)
+    began = time.process_time()
+    smears[0]
+    first = time.process_time()
+    composed = [smears[k] for k in range(1, pictures)]
+    made = time.process_time()
+    for picture in composed:
+        picture_facts(picture.image_HW3)
+        mask_facts(picture.ids_HW, picture.instances_HW, codec)
+    encoded = time.process_time()
+    print(f"cells and first backgrounds: {1000 * (first - began):.0f} ms of processor time")
+    print(
+        f"a picture: {1000 * (made - first) / len(composed):.2f} ms composed (its share of backgrounds too),", end=" "
+    )
+    print(f"{1000 * (encoded - made) / len(composed):.2f} ms encoded and described")
+
+
+def run(to: Path, params: Params, pictures: int, allowed: set[int]) -> float:
+    """Pictures a second of a whole run on the allowed processors."""
+    tenth = pictures // 10
+    os.sched_setaffinity(0, allowed)
+    began = time.perf_counter()
+    write(to, params, pictures - 2 * tenth, tenth, tenth)
+    return pictures / (time.perf_counter() - began)
+
+
+def main(pictures: int = 2000, repeats: int = 3) -> None:
+    """Measure and print."""
+    os.chdir(ROOT)
+    params = load_params(ROOT / "recipes/default.yaml")
+    parts(params)
+    every = os.sched_getaffinity(0)
+    one: list[float] = []
+    all_: list[float] = []
+    with TemporaryDirectory() as folder:
+        os.environ["CYTOLOOP_WORK"] = f"{folder}/work"
+        for _ in range(repeats):
+            one.append(run(Path(folder) / "one", params, pictures, {min(every)}))
+            all_.append(run(Path(folder) / "all", params, pictures, every))
+            assert read_card(Path(folder) / "one") == read_card(Path(folder) / "all")
+    print(f"pictures a second, {pictures} pictures: {median(one):.0f} on one processor,", end=" ")
+    print(f"{median(all_):.0f} on {processors()}: {median(all_) / median(one):.2f} times")
+    print(f"largest working process: {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024:.0f} MiB")
 
 
 if __name__ == "__main__":

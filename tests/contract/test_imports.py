@@ -27,7 +27,7 @@ LAYERS = {
     "steps": (
         "ahead", "artifacts", "door", "errors",
         "expectations", "images", "model", "params", "predictions", "provenance",
-        "registry", "report", "scores", "smear", "sources", "storage", "tracking", "workspace",
+        "registry", "report", "scores", "smear", "sources", "storage", "tracking", "variation", "workers", "workspace",
     ),
 }  # fmt: skip
 

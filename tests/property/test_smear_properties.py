@@ -7,15 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cytoloop.smear
-from cytoloop.smear import read_protocol
+from cytoloop.smear import SmearPicture, read_protocol
 from cytoloop.smear.backgrounds import Scene, scatter
 from cytoloop.smear.bank import SPLITS, shares
 from cytoloop.smear.cells import Cell
 from cytoloop.smear.compose import combination, free_spot, truth
-from cytoloop.smear.crops import divide_groups
+from cytoloop.smear.crops import divide_groups, in_turn
 from cytoloop.smear.noise import fractal_noise, ramp
 from cytoloop.smear.protocol import CLASSES
 from cytoloop.smear.shapes import Canvas, coverage, granules, outline
+from cytoloop.smear.threshold import cell_mask
 from drawn import disc
 
 PROTOCOL = read_protocol(Path(cytoloop.smear.__file__).with_name("protocol.yaml"))
@@ -111,12 +112,15 @@ def test_truth_renumbers_the_owners_that_show(seed: int, number: int) -> None:
     rng = np.random.default_rng(seed)
     owners = rng.integers(0, number + 1, (9, 7)).astype(np.uint16)
     classes = np.concatenate([[0], rng.integers(1, len(CLASSES), number)]).astype(np.uint8)
-    ids, instances, objects = truth(owners, classes)
+    ids, instances, names = truth(owners, classes)
     np.testing.assert_array_equal(ids, classes[owners])
-    assert len(objects) == instances.max() == len(set(owners.ravel()) - {0})
+    assert len(names) == instances.max() == len(set(owners.ravel()) - {0})
+    objects = SmearPicture("", "train", owners, ids, instances, names).objects
     for label, (name, (x, y, width, height)) in enumerate(objects, 1):
         box = instances[y : y + height, x : x + width]
         assert (box == label).sum() == (instances == label).sum()
+        assert (box[[0, -1]] == label).any(1).all()
+        assert (box[:, [0, -1]] == label).any(0).all()
         assert set(ids[instances == label]) == {CLASSES.index(name)}
 
 
@@ -134,11 +138,50 @@ def test_affixing_keeps_to_the_picture_and_to_the_cell(seed: int, x: float, y: f
     np.testing.assert_array_equal(scene.absorbance_HW3[away > 13], np.float32(0.5))
 
 
-@given(SEEDS, st.integers(0, 3), st.booleans())
-def test_a_turned_scene_has_the_same_pixels(seed: int, quarters: int, mirrored: bool) -> None:
+@given(SEEDS, st.integers(0, 3), st.booleans(), st.integers(0, 5), st.integers(0, 5))
+def test_a_turned_block_has_the_same_pixels(seed: int, quarters: int, mirrored: bool, x: int, y: int) -> None:
     owners = np.random.default_rng(seed).integers(0, 9, (12, 12)).astype(np.uint16)
-    scene = Scene(np.repeat(owners[..., None], 3, -1).astype(np.float32), owners)
-    turned = scene.turned(quarters, mirrored)
-    np.testing.assert_array_equal(turned.absorbance_HW3[..., 0], turned.owners_HW)
-    expected = np.rot90(owners, -quarters)
-    np.testing.assert_array_equal(turned.owners_HW, expected[:, ::-1] if mirrored else expected)
+    scene = Scene(np.repeat(owners[..., None], 3, -1).astype(np.float32), owners.copy())
+    block = scene.block(x, y, 7, quarters, mirrored)
+    np.testing.assert_array_equal(block.absorbance_HW3[..., 0], block.owners_HW)
+    expected = np.rot90(owners[y : y + 7, x : x + 7], -quarters)
+    np.testing.assert_array_equal(block.owners_HW, expected[:, ::-1] if mirrored else expected)
+    block.owners_HW[:] = 99
+    np.testing.assert_array_equal(scene.owners_HW, owners)  # it is a copy
+
+
+PAIR = st.tuples(*[st.floats(0.05, 1.5)] * 3)
+
+
+@given(PAIR, PAIR)
+def test_another_stain_is_the_cells_mean_absorbance(own: tuple[float, ...], other: tuple[float, ...]) -> None:
+    """Of a cell that is stained evenly, whatever the two stains are."""
+    even = DISC.layers_HW4[..., 3:] * np.array([*own, 1], np.float32)
+    cell = Cell("healthy_rbc", even, 3.8)
+    np.testing.assert_allclose(cell.stain_3, own, rtol=1e-4)
+    changed = cell.stained(np.array(own), np.array(other))
+    np.testing.assert_allclose(changed.stain_3, other, rtol=1e-3)
+    np.testing.assert_array_equal(changed.layers_HW4[..., 3], even[..., 3])
+
+
+@given(st.lists(st.lists(st.integers(0, 99), max_size=5), max_size=4))
+def test_lists_are_taken_in_turn(lists: list[list[int]]) -> None:
+    taken = list(in_turn(lists))  # type: ignore[arg-type]
+    assert sorted(taken) == sorted(number for numbers in lists for number in numbers)
+    assert taken[: len(lists)] == [numbers[0] for numbers in lists if numbers][: len(lists)] or not all(lists)
+
+
+@settings(max_examples=30)
+@given(SEEDS, st.integers(8, 20), st.tuples(*[st.integers(0, 255)] * 3), st.tuples(*[st.integers(0, 255)] * 3))
+def test_a_disc_is_found_on_any_ground_that_is_not_its_own(
+    seed: int, radius: int, light: tuple[int, ...], dark: tuple[int, ...]
+) -> None:
+    where = disc(64, (30, 33), radius)
+    noise = np.random.default_rng(seed).integers(-2, 3, (64, 64, 3))
+    image = np.clip(np.where(where[..., None], dark, light) + noise, 0, 255).astype(np.uint8)
+    mask = cell_mask(image)
+    apart = np.linalg.norm(np.subtract(light, dark))
+    if apart > 30:
+        assert (mask != where).sum() <= 0.06 * where.sum()
+    if apart < 4:
+        assert not mask.any()

@@ -27,7 +27,7 @@ def augmented(folder: Path, rows: Sequence[Row] = ROWS, **params: Any) -> list[R
     (folder / "splits").mkdir()
     with (folder / "splits" / "splits.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("id", "group", "split"), *[(one.id, one.group, part_of[one.id]) for one in rows]])
-    numbers = augment(raw, folder / "splits", folder / "augmented", AugmentParams(**params))
+    numbers = augment(raw, folder / "splits", folder / "augmented", AugmentParams.model_validate(params))
     made = list(read_rows(folder / "augmented"))
     assert numbers["pictures"] == len(made) == read_card(folder / "augmented").rows
     return made
@@ -42,9 +42,9 @@ def test_only_training_rows_get_the_copies_they_were_promised(tmp_path: Path) ->
     assert read_card(tmp_path / "augmented").classes == read_card(tmp_path / "raw").classes
 
 
-@pytest.mark.parametrize("quarter_turns", [True, False])
-def test_the_facts_are_those_of_the_new_pixels(quarter_turns: bool, tmp_path: Path) -> None:
-    for one in augmented(tmp_path, quarter_turns=quarter_turns):
+@pytest.mark.parametrize("settings", [{}, {"rotation": {"probability": 1}, "elastic": {"probability": 1}}])
+def test_the_facts_are_those_of_the_new_pixels(settings: dict[str, Any], tmp_path: Path) -> None:
+    for one in augmented(tmp_path, **settings):
         assert one.image
         assert one.mask
         assert one.instances
@@ -56,7 +56,7 @@ def test_the_facts_are_those_of_the_new_pixels(quarter_turns: bool, tmp_path: Pa
         assert one.mean_rgb == pytest.approx(image_HW3.mean((0, 1)), abs=1e-4)
         assert one.std_rgb == pytest.approx(image_HW3.std((0, 1)), abs=1e-4)
         np.testing.assert_array_equal(decode_instances(one.instances), mask_HW > 0)
-        if quarter_turns:
+        if not settings:
             np.testing.assert_array_equal(image_HW3, picture_of(mask_HW))
 
 
@@ -69,7 +69,8 @@ def test_exact_variants_are_none_of_them_the_original(tmp_path: Path) -> None:
 
 def test_a_variant_depends_on_seed_origin_and_number_alone(tmp_path: Path) -> None:
     """Fewer pictures, in another order, and another count of copies: the same bytes."""
-    settings = {"quarter_turns": False, "rotation": 30}
+    names = ("rotation", "shear", "elastic", "pincushion", "sharpening")
+    settings = {name: {"probability": 0.9} for name in names}
     all_of_them = {one.id: one for one in augmented(tmp_path / "a", copies=3, **settings)}
     some = augmented(tmp_path / "b", rows=[ROWS[5], ROWS[11], ROWS[0]], copies=2, **settings)
     assert [one.id for one in some] == ["p5~1", "p5~2", "p11~1", "p11~2", "p0~1", "p0~2"]
@@ -99,3 +100,12 @@ def test_splits_of_another_table_are_refused(tmp_path: Path) -> None:
 def test_mask_files_keep_the_palette_of_the_classes(tmp_path: Path) -> None:
     one = augmented(tmp_path)[0]
     assert one.mask == CODEC.encode_png(decode_ids(one.mask or b""))
+
+
+def test_a_constant_border_is_background(tmp_path: Path) -> None:
+    outside = 0
+    for one in augmented(tmp_path, border="constant", border_value=255, rotation={"probability": 1}):
+        outside_HW = (decode_rgb(one.image or b"") == 255).all(axis=-1)
+        assert not decode_ids(one.mask or b"")[outside_HW].any()
+        outside += outside_HW.sum()
+    assert outside > 500

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,8 @@ from cytoloop.artifacts import METRICS, REPORT, read_card, write_json
 from cytoloop.door import interface
 from cytoloop.errors import ArtifactError, ModelError
 from cytoloop.images.codec import LabelClass, LabelCodec
-from cytoloop.params import EvaluateParams
+from cytoloop.model.preprocess import fit_mask, fit_picture
+from cytoloop.params import EvaluateParams, ModelParams
 from cytoloop.steps.evaluate import BATCH, judge
 from tables import CODEC, COLORS_N3, mask_of, row, write_table
 
@@ -25,25 +27,44 @@ class Answer:
     probability_HW: np.ndarray
 
 
+NETWORK = ModelParams(num_classes=3, image_width=64, image_height=64)
+TRAINED = {"params": {"train": {"loss": "categorical_crossentropy", "metrics": ["accuracy"], "batch_size": 4}}}
+
+
 class NearestColor:
     """Gives each pixel the class with the nearest colour; classes in `blind_to` are called background."""
 
     codec = CODEC
 
-    def __init__(self, blind_to=()):
-        self.blind_to = blind_to
-        self.meta = {"model": {"architecture": "nearest colour"}, "model_digest": "cd" * 32}
-        self.largest_batch = 0
+    def __init__(self, blind_to=(), provenance=None, sure=1.0):
+        self.blind_to, self.sure = blind_to, sure
+        self.meta = {
+            "model": NETWORK.model_dump(mode="json"),
+            "model_digest": "cd" * 32,
+            "provenance": provenance or {},
+        }
+        self.largest_batch, self.asked = 0, 0
 
-    def predict(self, pictures):
-        self.largest_batch = max(self.largest_batch, len(pictures))
-        return [self._answer(picture) for picture in pictures]
+    def ask(self, pictures):
+        self.largest_batch, self.asked = max(self.largest_batch, len(pictures)), self.asked + len(pictures)
+        self._ids = [self._nearest(picture) for picture in pictures]
+        return [[self._probability(self._nearest(fit_picture(picture, NETWORK)))] for picture in pictures]
 
-    def _answer(self, rgb_HW3):
+    def answer(self, said, height, width):
+        ids_HW = self._ids.pop(0)
+        assert ids_HW.shape == (height, width)
+        assert said[0].shape == (64, 64, 3)
+        return Answer(ids_HW, np.ones(ids_HW.shape, np.float32))
+
+    def _nearest(self, rgb_HW3):
         distance = np.linalg.norm(rgb_HW3[..., None, :].astype(float) - COLORS_N3, axis=-1)
-        ids = distance.argmin(-1).astype(np.uint8)
-        ids[np.isin(ids, self.blind_to)] = 0
-        return Answer(ids, np.ones(ids.shape, np.float32))
+        ids_HW = distance.argmin(-1).astype(np.uint8)
+        ids_HW[np.isin(ids_HW, self.blind_to)] = 0
+        return ids_HW
+
+    def _probability(self, ids_HW):
+        rest = (1 - self.sure) / 2
+        return np.where(np.eye(3, dtype=bool)[ids_HW], self.sure, rest).astype(np.float32)
 
 
 @pytest.fixture
@@ -58,11 +79,23 @@ def project(tmp_path):
         write_json(validated / "receipt.json", receipt(read_card(raw).digest, len(rows)))
         lines = [f"{one.id},{one.group},{'train' if n < train else 'test'}\n" for n, one in enumerate(rows)]
         (splits / "splits.csv").write_text("id,group,split\n" + "".join(lines))
-        write_json(splits / "splits.json", {"test_digest": "ab" * 32})
+        write_json(splits / "splits.json", census(rows, train))
         (model / "history.csv").write_text("epoch,loss,val_loss,val_macro_dice\n1,1.5,1.6,0.1\n2,1.2,1.3,0.3\n")
         return (raw, validated, splits, model), tmp_path / "evaluation"
 
     return lay_out
+
+
+def census(rows, train):
+    """As much of splits.json as evaluate and its report read."""
+    sizes = {"train": train, "val": 0, "test": len(rows) - train, "excluded": 0}
+    of_class = {"pictures": sizes, "pixels": {part: 100 * count for part, count in sizes.items()}}
+    return {
+        "test_digest": "ab" * 32,
+        "pictures": sizes,
+        "groups": sizes,
+        "classes": dict.fromkeys(CODEC.names, of_class),
+    }
 
 
 def receipt(digest, pictures):
@@ -98,6 +131,7 @@ def test_a_perfect_model(project):
     assert told["test_digest"] == "ab" * 32
     assert told["model_digest"] == "cd" * 32
     assert told["intervals"]["macro_dice"] == {"low": 1.0, "high": 1.0}
+    assert told["confidence"] == 0.95
     assert told["objects"]["panoptic_quality"] == 1
 
 
@@ -118,6 +152,13 @@ def test_only_the_test_split_is_judged_in_small_batches(project):
     judge(predictor, inputs, out, PARAMS)
     assert [line[0] for line in read_csv(out / "per_picture.csv")[1:]] == [f"p{n:02}" for n in range(2, 20)]
     assert predictor.largest_batch <= BATCH
+
+
+def test_training_pictures_are_shown_evenly_spread(project):
+    inputs, out = project(some_rows(20), train=15)
+    judge(NearestColor(), inputs, out, PARAMS)
+    shown = re.findall(r'alt="training picture (p\d\d)"', (out / REPORT).read_text("utf-8"))
+    assert shown == ["p00", "p02", "p05", "p07", "p10", "p12"]
 
 
 def test_the_tables(project):
@@ -160,6 +201,50 @@ def test_without_foreground_the_score_is_null_and_the_report_warns(project):
     assert "Better than" not in page
 
 
+def test_the_loss_and_the_metrics_of_the_seeds_by_arithmetic(project):
+    """At the network's picture size, by its probabilities, in the one pass over the test split."""
+    rows = [row(f"p{n}", mask_HW=mask_of(cell=0 if n == 1 else 12)) for n in range(7)]
+    inputs, out = project(rows)
+    predictor = NearestColor(blind_to=(1, 2), provenance=TRAINED, sure=0.8)
+    judge(predictor, inputs, out, EvaluateParams(bootstrap_samples=0, examples=1))
+    told = json.loads((out / METRICS).read_text())
+    cells = np.mean([fit_mask(mask_of(cell=cell), NETWORK) > 0 for cell in (0, 12, 12, 12, 12, 12)])
+    assert told["seed_metrics"] == pytest.approx(
+        {
+            "categorical_crossentropy": -(1 - cells) * np.log(0.8) - cells * np.log(0.1),
+            "accuracy": 1 - cells,
+        },
+        abs=1e-6,
+    )
+    assert told["background_seed_metrics"] == pytest.approx({"accuracy": 1 - cells}, abs=1e-6)
+    assert predictor.asked == 6 + 3  # each picture once, and the three examples again
+    header = [line[0] for line in read_csv(out / "evaluation.csv")[:3]]
+    assert header == ["categorical_crossentropy", "accuracy", "macro_dice"]
+
+
+def test_published_figures_stand_beside_ours_of_the_same_name(project):
+    def figure(name, value):
+        return {"name": name, "value": value, "source": "a <journal>", "means": "nothing much."}
+
+    names = ("dice_coef_multiclass", "objects.ap_50", "dice_coef", "unheard_of")
+    published = [figure(name, 0.9917) for name in names] + [figure("accuracy", "about 95 %")]
+    inputs, out = project(some_rows(6))
+    judge(NearestColor(), inputs, out, EvaluateParams(bootstrap_samples=0, examples=1, published=published))
+    told = json.loads((out / METRICS).read_text())
+    found = {one["name"]: one for one in told["published"]}
+    assert found["dice_coef_multiclass"]["here"] == pytest.approx(1, abs=1e-3)
+    background = np.mean([fit_mask(mask_of(cell=12 + n % 5), NETWORK) == 0 for n in range(1, 6)])
+    assert found["dice_coef_multiclass"]["background"] == pytest.approx(background, abs=1e-4)
+    assert (found["objects.ap_50"]["here"], found["objects.ap_50"]["background"]) == (1, None)
+    assert found["dice_coef"]["here"] is None  # a metric of sigmoid heads
+    assert found["unheard_of"]["here"] is None
+    assert found["accuracy"]["value"] == "about 95 %"
+    page = (out / REPORT).read_text("utf-8")
+    assert "0.9917" in page
+    assert "about 95 %" in page
+    assert "a &lt;journal&gt;" in page
+
+
 def test_metrics_are_flat_enough_for_dvc(project):
     """dvc flattens nested keys and shows numbers and texts; lists it cannot show."""
 
@@ -168,7 +253,10 @@ def test_metrics_are_flat_enough_for_dvc(project):
 
     inputs, out = project(some_rows())
     judge(NearestColor(), inputs, out, PARAMS)
-    assert {type(leaf) for leaf in leaves(json.loads((out / METRICS).read_text()))} <= {int, float, str}
+    told = json.loads((out / METRICS).read_text())
+    assert told.pop("published") == []
+    assert {type(leaf) for leaf in leaves(told)} <= {int, float, str}
+    assert {type(leaf) for leaf in leaves(json.loads((out / "summary.json").read_text()))} <= {int, float, str}
 
 
 def test_a_name_that_a_spreadsheet_would_run_is_quoted(project):

@@ -21,6 +21,8 @@ from cytoloop.door import run_step
 from cytoloop.errors import CytoloopError, SourceError
 from cytoloop.images.decode import decode_ids, decode_instances, decode_rgb
 from cytoloop.images.hashes import perceptual_hash
+from cytoloop.params import SmearParams
+from cytoloop.smear import Smears, read_protocol
 from cytoloop.smear import protocol as smear_protocol
 from drawn import CLASSES, LAYOUTS, cells, colored, empty_picture, one_pixel_cell, params, save, write, zipped
 
@@ -384,14 +386,19 @@ def small_protocol(tmp_path_factory):
     import cytoloop.smear
 
     protocol = yaml.safe_load((Path(cytoloop.smear.__file__).parent / "protocol.yaml").read_text("utf-8"))
-    protocol["background"] |= {"side": 160, "count": {"train": 1, "val": 1, "test": 1}}
+    protocol["background"]["side"] = 160
     path = tmp_path_factory.mktemp("protocol") / "protocol.yaml"
     path.write_text(yaml.safe_dump(protocol), "utf-8")
     return path
 
 
 SMEAR_CLASSES = [{"name": name, "color": (20 * k, 255 - 20 * k, k)} for k, name in enumerate(smear_protocol.CLASSES)]
-FEW = {"train": 2, "valid": 1, "test": 1, "size": 96, "cells_per_class": 10}
+FEW = {"train": 2, "valid": 1, "test": 1, "size": 96, "cells_per_class": 10, "backgrounds": 3}
+
+
+@pytest.fixture(autouse=True)
+def _own_workspace(tmp_path, monkeypatch):
+    monkeypatch.setenv("CYTOLOOP_WORK", str(tmp_path / "work"))
 
 
 def test_the_embedded_smear_becomes_a_table(small_protocol, tmp_path):
@@ -407,3 +414,53 @@ def test_the_embedded_smear_becomes_a_table(small_protocol, tmp_path):
 def test_the_smears_classes_are_its_own(small_protocol, tmp_path):
     with pytest.raises(SourceError, match="layout smear draws, in this order: background, eosinophil"):
         ingested(tmp_path, "smear", small_protocol, CLASSES["blood_smear"][::-1], smear=FEW)
+
+
+def test_composed_pictures_are_grouped_by_the_pattern(small_protocol, tmp_path):
+    pattern = "(?P<group>train|val|test)"
+    _, numbers = ingested(tmp_path, "smear", small_protocol, SMEAR_CLASSES, smear=FEW, group_pattern=pattern)
+    assert numbers["groups"] == 3
+    with pytest.raises(SourceError, match="no group in 1 stems: train-00000"):
+        ingested(tmp_path, "smear", small_protocol, SMEAR_CLASSES, smear=FEW, group_pattern="(?P<group>nothing)")
+
+
+@pytest.fixture
+def one_processor():
+    """Function: from now on this process may use one processor only."""
+    before = os.sched_getaffinity(0)
+    yield lambda: os.sched_setaffinity(0, {min(before)})
+    os.sched_setaffinity(0, before)
+
+
+def test_a_composed_table_is_the_same_in_one_process_and_in_several(small_protocol, tmp_path, one_processor):
+    smear = {**FEW, "train": 7, "valid": 2}
+    rows, numbers = ingested(tmp_path, "smear", small_protocol, SMEAR_CLASSES, smear=smear, rows_per_shard=3)
+    together = digests(tmp_path / "out/raw")
+    assert sorted(together) == [CARD, *(f"part-{k:05d}.parquet" for k in range(4))]
+    one_processor()
+    _, again = ingested(tmp_path, "smear", small_protocol, SMEAR_CLASSES, smear=smear, rows_per_shard=3)
+    assert digests(tmp_path / "out/raw") == together
+    assert numbers == again
+    pictures = Smears(read_protocol(small_protocol), SmearParams(**smear))
+    for row, picture in zip(rows.values(), pictures, strict=True):
+        assert (row.id, row.given_split) == (picture.id, picture.split)
+        assert np.array_equal(decode_rgb(row.image), picture.image_HW3)
+        assert np.array_equal(decode_instances(row.instances), picture.instances_HW)
+    assert not list((tmp_path / "work").iterdir())
+
+
+def test_the_notice_names_what_is_drawn_in_place_of_real_cells(small_protocol, tmp_path, caplog):
+    ingested(tmp_path, "blood_smear", write("blood_smear", tmp_path / "data", 12))
+    (tmp_path / "out/raw").rename(tmp_path / "cells")
+    smear = {**FEW, "cells_from": [str(tmp_path / "cells")]}
+    ingested(tmp_path, "smear", small_protocol, SMEAR_CLASSES, smear=smear)
+    (notice,) = [record.getMessage() for record in caplog.records]
+    assert notice.startswith("ingest.smear.cells_from has no cells of these classes, which are drawn: ")
+    assert "infected_rbc (" in notice
+
+
+def test_a_folder_that_no_cells_come_from_is_refused(small_protocol, tmp_path):
+    smear = {**FEW, "cells_from": [str(tmp_path / "nowhere")]}
+    with pytest.raises(SourceError, match="nowhere is neither an ingested table"):
+        ingested(tmp_path, "smear", small_protocol, SMEAR_CLASSES, smear=smear)
+    assert nothing_left(tmp_path / "out/raw")

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from cytoloop.artifacts import Row, read_card, read_splits
 from cytoloop.errors import ArtifactError
@@ -68,6 +70,20 @@ def test_presence_of_classes_is_counted_by_pictures_and_groups(tmp_path: Path) -
     assert summary["classes"]["nucleus"]["pictures"] == {"train": 1, "val": 1, "test": 0, "excluded": 0}
     assert summary["classes"]["cytoplasm"]["groups"] == {"train": 1, "val": 1, "test": 1}
     assert summary["missing"] == {"nucleus": ["test"]}
+    pixels = [count.tolist() for count in (np.bincount(mask.ravel(), minlength=3) for mask in masks)]
+    for label, name in enumerate(("background", "nucleus", "cytoplasm")):
+        counted = {"train": pixels[0][label] + pixels[1][label], "val": pixels[2][label], "test": pixels[3][label]}
+        assert summary["classes"][name]["pixels"] == counted
+
+
+def test_the_statistics_are_drawn(tmp_path: Path) -> None:
+    """Of whatever classes there are, even one that is nowhere."""
+    divided(tmp_path, [row(f"p{n}", mask_HW=mask_of(cell=0)) for n in range(40)])
+    with Image.open(tmp_path / "splits" / "statistics.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width == 11 * 144
+        colors = {color for _, color in picture.convert("RGB").getcolors(1 << 20) or []}
+    assert {(0x1F, 0x6F, 0x8B), (0x5C, 0x68, 0x76), (0xC2, 0x69, 0x1C)} <= colors  # train, val, test
 
 
 def test_a_receipt_of_other_data_or_of_failed_data_is_refused(tmp_path: Path) -> None:
@@ -185,5 +201,5 @@ def test_the_test_digest_is_of_the_test_pictures_alone(tmp_path: Path) -> None:
 def test_the_files_are_the_same_bytes_each_time(tmp_path: Path) -> None:
     for name in ("a", "b"):
         divided(tmp_path / name, PICTURES)
-    for file in ("splits.csv", "splits.json"):
+    for file in ("splits.csv", "splits.json", "statistics.png"):
         assert (tmp_path / "a/splits" / file).read_bytes() == (tmp_path / "b/splits" / file).read_bytes()

@@ -7,7 +7,7 @@ import pytest
 
 from cytoloop.artifacts import read_json
 from cytoloop.model.data import PictureStream
-from cytoloop.params import ModelParams, TrainParams, TuneParams
+from cytoloop.params import AugmentParams, ModelParams, TrainParams, TuneParams
 from cytoloop.steps import tune as step
 from tables import row, write_table
 
@@ -30,12 +30,12 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def search(data: Path, trials: int) -> dict:
+def search(data: Path, trials: int, **train: object) -> dict:
     output = data / "best_params"
     output.mkdir(exist_ok=True)
     inputs = [data / "raw", data / "splits", data / "augmented"]
     params = TuneParams(trials=trials, epochs=1, pictures=6, **SPACE)
-    step.tune(*inputs, output, params, MODEL, TrainParams(batch_size=2))
+    step.tune(*inputs, output, params, AugmentParams(), MODEL, TrainParams(batch_size=2, **train))
     return {"best": read_json(output / "best_params.json"), "trials": (output / "trials.csv").read_text()}
 
 
@@ -88,3 +88,15 @@ def test_only_train_and_val_are_seen(data: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_no_trials_keep_the_model_section(data: Path) -> None:
     assert search(data, 0)["best"] == {"model": {}, "val_macro_dice": None}
+
+
+def test_trials_start_fresh_wherever_the_training_will_start_from(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[str | None] = []
+
+    def look(model: ModelParams, params: TrainParams, stream: PictureStream, val: PictureStream) -> float:
+        starts.append(params.start_from)
+        return 0.5
+
+    monkeypatch.setattr(step, "_train_briefly", look)
+    search(data, 1, start_from="models/segmenter")
+    assert starts == [None]

@@ -9,6 +9,11 @@ from hypothesis import strategies as st
 from cytoloop.model.preprocess import CONVERSIONS, corners, cut, fit_mask, join, views
 from cytoloop.params import ModelParams
 
+
+def tiles(overlap: float) -> ModelParams:
+    return TILES.model_copy(update={"tile_overlap": overlap})
+
+
 TILES = ModelParams(num_classes=2, num_layers=2, image_width=32, image_height=16, fit="tile", tile_overlap=0.25)
 sides = st.integers(1, 150)
 
@@ -20,7 +25,7 @@ def picture(height: int, width: int) -> np.ndarray:
 @given(sides, sides, st.floats(0, 0.75))
 def test_tiles_lie_inside_and_cover_the_picture(height: int, width: int, overlap: float) -> None:
     covered_HW = np.zeros((max(height, 16), max(width, 32)), bool)
-    for top, left in corners(height, width, TILES, overlap):
+    for top, left in corners(height, width, tiles(overlap)):
         assert 0 <= top <= max(height - 16, 0)
         assert 0 <= left <= max(width - 32, 0)
         covered_HW[top : top + 16, left : left + 32] = True
@@ -29,15 +34,15 @@ def test_tiles_lie_inside_and_cover_the_picture(height: int, width: int, overlap
 
 @given(sides, st.floats(0, 0.75))
 def test_neighbouring_tiles_overlap_as_much_as_asked_for(width: int, overlap: float) -> None:
-    lefts = [left for _, left in corners(16, width, TILES, overlap)]
+    lefts = [left for _, left in corners(16, width, tiles(overlap))]
     steps = np.diff(lefts)
     assert (steps <= 32 * (1 - overlap) + 1).all()  # whole pixels
 
 
 def test_the_fewest_tiles_are_cut() -> None:
-    assert corners(16, 32, TILES, 0.5) == [(0, 0)]
-    assert corners(16, 64, TILES, 0) == [(0, 0), (0, 32)]
-    assert corners(17, 32, TILES, 0) == [(0, 0), (1, 0)]
+    assert corners(16, 32, tiles(0.5)) == [(0, 0)]
+    assert corners(16, 64, tiles(0)) == [(0, 0), (0, 32)]
+    assert corners(17, 32, tiles(0)) == [(0, 0), (1, 0)]
 
 
 @given(sides, sides)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cytoloop.report import charts
-from cytoloop.report.contact import ERRORS, Example, choose, errors, thumbnails
+from cytoloop.report.contact import ERRORS, Example, Sample, choose, errors, thumbnails
 from cytoloop.report.page import Evaluation, render, verdict
 from cytoloop.scores.bootstrap import GroupBootstrap
 from cytoloop.scores.tally import Judged, Tally, metrics, plain
@@ -19,6 +19,13 @@ HISTORY = {
     "loss": [0.9, 0.5, 0.4],
     "val_loss": [1, 0.6, 0.5],
     "val_macro_dice": [0.1, 0.4, 0.6],
+}
+NOTHING = {"train": 0, "val": 0, "test": 0}
+SIZES = {"train": 7, "val": 0, "test": 2, "excluded": 1}
+CENSUS = {
+    "pictures": SIZES,
+    "groups": {"train": 7, "val": 0, "test": 2},
+    "classes": {name: {"pictures": SIZES, "pixels": {"train": 900, "val": 0, "test": 1}} for name in CODEC.names},
 }
 HOSTILE = "<script>alert(1)</script>"
 
@@ -34,18 +41,25 @@ def evaluation(truths, predictions, look=blank, **changes):
     for number, (truth, prediction) in enumerate(zip(truths, predictions, strict=True)):
         sure = np.ones(truth.shape, np.float32)
         tally.add(f"picture {number}", f"group {number}", Judged(look(truth), truth, prediction, sure))
-    found = {**metrics(tally, GroupBootstrap(tally.groups, 50)), "test_digest": "ab" * 32, "model_digest": "cd" * 32}
+    found = {
+        **metrics(tally, GroupBootstrap(tally.groups, 50)),
+        "test_digest": "ab" * 32,
+        "model_digest": "cd" * 32,
+        "confidence": 0.95,
+        "published": [],
+        **changes.pop("metrics", {}),
+    }
     first = thumbnails(picture_of(truths[0]), truths[0], predictions[0], CODEC)
     told = {
         "metrics": plain(found),
         "tally": tally,
         "examples": [Example("best", "picture 0", "group 0", 0.5, **first)],
+        "samples": [Sample("sample 0", first["image"], first["truth"])],
         "card": card(),
-        "splits": [("train", 7, 7), ("test", len(truths), len(truths))],
+        "census": CENSUS,
         "history": HISTORY,
         "meta": {"model": {"architecture": "flexunet"}, "parameters": 1234567, "threshold": 0.5},
         "validation": "<p>checked</p>",
-        "confidence": 0.95,
     }
     return Evaluation(**{**told, **changes})
 
@@ -126,7 +140,8 @@ def test_names_are_escaped():
     example = Example("worst", HOSTILE, HOSTILE, 0.5, *["data:,"] * 4)
     meta = {"provenance": {"git_commit": HOSTILE, "params": {HOSTILE: HOSTILE}}}
     hostile = card(name=HOSTILE, licence=HOSTILE, citation='" onload="x')
-    page = render(evaluation([CELL], [CELL], examples=[example], meta=meta, card=hostile))
+    sample = Sample(HOSTILE, "data:,", "data:,")
+    page = render(evaluation([CELL], [CELL], examples=[example], samples=[sample], meta=meta, card=hostile))
     assert HOSTILE not in page
     assert '" onload="x' not in page
 
@@ -141,6 +156,41 @@ def test_no_foreground_anywhere_is_no_success():
     assert "Do not use it" in page
     assert "Better than" not in page
     assert 'class="card hero bad"' in page
+
+
+def figure(name, value, **changes):
+    told = {"name": name, "value": value, "means": "It counts background.", "source": "somebody"}
+    return {**told, "here": None, "background": None, **changes}
+
+
+def test_published_figures_stand_beside_ours_and_what_background_gets():
+    figures = [
+        figure("dice_coef_multiclass", 0.9917, here=0.9512, background=0.9204),
+        figure("categorical_crossentropy", 0.0188, here=0.0423),
+        figure(HOSTILE, HOSTILE, means=HOSTILE, source=HOSTILE),
+    ]
+    page = render(evaluation([CELL, CELL], [CELL, SHIFTED], metrics={"published": figures}))
+    section = page[page.index('id="published"') : page.index('id="classes"')]
+    assert 'href="#published"' in page
+    for words in ("0.9917", "0.9512", "0.9204", "0.0188", "0.0423", "It counts background.", "Source: somebody"):
+        assert words in section, words
+    scores, rest = section.split("categorical_crossentropy")
+    assert scores.count('class="bar') == 3
+    loss, trusted = rest.split("What to read instead")
+    assert 'class="bar' not in loss
+    assert "less is better" in loss
+    assert trusted.count('class="bar') == 4
+    assert HOSTILE not in page
+
+
+def test_without_published_figures_there_is_no_such_section(page):
+    assert "published" not in page
+
+
+def test_the_level_of_the_intervals_is_the_one_they_were_made_with():
+    page = render(evaluation([CELL, CELL], [CELL, SHIFTED], metrics={"confidence": 0.9}))
+    assert "90 % interval" in page
+    assert "95 %" not in page
 
 
 @pytest.mark.parametrize(
@@ -213,6 +263,8 @@ def test_thumbnails_are_small_and_masks_keep_their_classes():
         charts.curves({"epoch": [1.0], "loss": [0.5]}),
         charts.curves({**HISTORY, "val_loss": [float("nan")] * 3}),
         charts.object_precision({0.5: 1.0, 0.75: 0.5, 0.95: float("nan")}),
+        charts.statistics(CENSUS, CODEC.names),
+        charts.statistics({**CENSUS, "classes": {"x": {"pictures": NOTHING, "pixels": NOTHING}}}, ["x"]),
     ],
 )
 def test_charts_are_drawn_the_same_twice(draw):
@@ -220,6 +272,15 @@ def test_charts_are_drawn_the_same_twice(draw):
     picture = charts.png(draw, 4, 3)
     assert picture.startswith(b"\x89PNG")
     assert picture == charts.png(draw, 4, 3)
+
+
+def test_the_statistics_show_each_count_once_and_none_as_hollow():
+    """In two panels none of the three classes is in val; and the legend has a hollow mark."""
+    drawn = charts.svg(charts.statistics(CENSUS, CODEC.names), *charts.statistics_size(CODEC.names), "Statistics")
+    for words in ("7 pictures, 7 groups", "2 pictures, 2 groups", "1 picture, too alike", "cytoplasm"):
+        assert words in drawn, words
+    dots = re.findall(r"<use [^>]*fill: (\S+); stroke: (\S+)[;\"]", drawn)
+    assert len([fill for fill, _ in dots if fill == "var(--card)"]) == 6 + 1
 
 
 def test_panels_pair_training_with_validation():

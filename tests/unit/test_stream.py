@@ -9,8 +9,8 @@ import pytest
 from cytoloop.ahead import ahead
 from cytoloop.errors import ArtifactError
 from cytoloop.images.decode import encode_rgb_png
-from cytoloop.model.data import PictureStream, standardized
-from cytoloop.params import ModelParams
+from cytoloop.model.data import PictureStream, online, standardized
+from cytoloop.params import AugmentParams, ModelParams
 from tables import mask_of, row, write_table
 
 MODEL = ModelParams(num_classes=3, image_width=32, image_height=32, num_layers=2)
@@ -92,16 +92,19 @@ def test_ahead_keeps_the_order() -> None:
 TILES = ModelParams(num_classes=3, image_width=32, image_height=32, num_layers=2, fit="tile")
 
 
-def test_a_large_picture_gives_as_many_tiles_as_cover_it(tmp_path: Path) -> None:
-    folder = write_table(tmp_path / "table", [row("big", mask_HW=mask_of(70, 100, 40)), row("small", mask_HW=mask_of(32, 20))])
-    stream = PictureStream([(folder, None)], TILES, 4)
-    assert stream.pictures == sum(len(ids) for _, ids in stream.in_order()) == 3 * 4 + 1
+def test_a_large_picture_is_one_view_an_epoch_and_whole_in_order(tmp_path: Path) -> None:
+    folder = write_table(
+        tmp_path / "table", [row("big", mask_HW=mask_of(70, 100, 40)), row("small", mask_HW=mask_of(32, 20))]
+    )
+    stream = PictureStream([(folder, None)], TILES, 2)
+    assert stream.steps == 1
+    assert stream.pictures == sum(len(ids) for _, ids in stream.in_order()) == 4 * 3 + 1
 
 
 def test_tiles_of_an_epoch_are_cut_elsewhere_each_time(tmp_path: Path) -> None:
     mask_HW = np.arange(70 * 100).reshape(70, 100).astype(np.uint8) % 3
     folder = write_table(tmp_path / "table", [row("big", mask_HW=mask_HW)])
-    stream = PictureStream([(folder, None)], TILES, 4)
+    stream = PictureStream([(folder, None)], TILES, 1)
 
     def tiles(epoch: int) -> bytes:
         return b"".join(ids.tobytes() for _, ids in stream._shuffled(0, epoch))
@@ -111,14 +114,31 @@ def test_tiles_of_an_epoch_are_cut_elsewhere_each_time(tmp_path: Path) -> None:
 
 
 def test_views_are_varied_in_an_epoch_and_never_in_order(table: Path) -> None:
-    def vary(picture: np.ndarray, ids: np.ndarray, chance: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        return picture, np.full_like(ids, chance.integers(100, 200))
+    def vary(picture: np.ndarray, ids: np.ndarray, key: tuple[object, ...]) -> tuple[np.ndarray, np.ndarray]:
+        assert str(key[1]).startswith("p0")
+        return picture, np.full_like(ids, 100 + int(str(key[0])))
 
     stream = PictureStream([(table, None)], MODEL, 8, vary)
-    first, again, other = ([ids.max() for _, ids in stream._shuffled(0, epoch)] for epoch in (0, 0, 1))
-    assert first == again != other
-    assert min(first) >= 100
+    assert [{int(i) for i in np.unique(ids)} for _, ids in stream._shuffled(0, 3)] == [{103}] * 5
     assert max(ids.max() for _, ids in stream.in_order()) < 100
+
+
+def test_online_augmentation_is_the_one_of_the_copies(table: Path) -> None:
+    augment = AugmentParams(online=True, quarter_turns=None, vertical_flip=None, horizontal_flip={"probability": 1})
+    plain, varied = (PictureStream([(table, {"p020"})], MODEL, 1, way) for way in (None, online(augment)))
+    for epoch in range(3):
+        ((picture, ids),), ((expected, expected_ids),) = varied._shuffled(0, epoch), plain._shuffled(0, epoch)
+        np.testing.assert_array_equal(picture, expected[:, :, ::-1])
+        np.testing.assert_array_equal(ids, expected_ids[:, :, ::-1])
+
+
+def test_online_variants_differ_by_epoch_and_by_seed(table: Path) -> None:
+    def views(epoch: int, **augment: object) -> bytes:
+        stream = PictureStream([(table, None)], MODEL, 8, online(AugmentParams(online=True, **augment)))
+        return b"".join(sorted(ids.tobytes() for _, batch in stream._shuffled(0, epoch) for ids in batch))
+
+    assert views(1) == views(1)
+    assert len({views(1), views(2), views(1, seed=1)}) == 3
 
 
 def test_standardized_channels_have_the_streams_mean_and_deviation(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 A codec knows the classes of a dataset: id 0 is background, the others follow in order.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,7 +104,7 @@ class LabelCodec:
         picture = Image.fromarray(np.ascontiguousarray(ids_HW, np.uint8), mode="P")
         picture.putpalette(self.palette_N3.ravel().tolist())
         buffer = BytesIO()
-        picture.save(buffer, "PNG", compress_level=6)
+        picture.save(buffer, "PNG", compress_level=1, compress_type=zlib.Z_RLE)  # masks are runs of one id
         return buffer.getvalue()
 
     def to_json(self) -> list[dict[str, Any]]:

@@ -106,9 +106,9 @@ def encode_rgb_png(rgb_HW3: Array) -> bytes:
     quick = [
         *(cv2.IMWRITE_PNG_COMPRESSION, 1),
         *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE),
-        *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FAST_FILTERS),
+        *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP),
     ]
-    return bytes(cv2.imencode(".png", rgb_HW3[..., ::-1], quick)[1])
+    return bytes(cv2.imencode(".png", cv2.cvtColor(rgb_HW3, cv2.COLOR_RGB2BGR), quick)[1])
 
 
 def encode_instances_png(instances_HW: Array) -> bytes:

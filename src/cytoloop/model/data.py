@@ -3,11 +3,10 @@
 The order of an epoch depends on (seed, epoch) alone: row groups of 16 are shuffled, and their rows
 pass through a buffer from which they leave at random. A resumed training sees the very same batches.
 
-A row is one view where pictures are resized, and as many as cover it where they are cut into tiles:
-at random places in an epoch, on a grid when taken in order.
+A picture gives one view an epoch, however large it is: where pictures are cut into tiles, one at a random
+place. So each counts alike, as it does in the scores. Taken in order, it gives the tiles that cover it.
 """
 
-import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,18 +18,22 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from cytoloop.ahead import ahead
-from cytoloop.artifacts import TRAIN, VAL, read_card, read_splits, shards
+from cytoloop.artifacts import SPLITS, TRAIN, VAL, read_card, read_splits, sha256_file, shards
 from cytoloop.errors import ArtifactError
+from cytoloop.images.augment import Sample
 from cytoloop.images.decode import decode_ids, decode_rgb
-from cytoloop.model.preprocess import Corner, corners, cut, fit_mask, fit_picture, in_channels
-from cytoloop.params import ModelParams
+from cytoloop.model.preprocess import Corner, corners, cut, fit_mask, fit_picture, in_channels, mask_views, views
+from cytoloop.params import AugmentParams, ModelParams
+from cytoloop.variation import chance, vary
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 Array = np.ndarray[Any, Any]
-Vary = Callable[[Array, Array, np.random.Generator], tuple[Array, Array]]
-"""A variant of picture (H, W, 3) and mask (H, W), of the same size, by chance."""
+Key = tuple[object, ...]
+"""Tells one view of one epoch from all others: epoch and id."""
+Vary = Callable[[Array, Array, Key], tuple[Array, Array]]
+"""A variant of picture (H, W, 3) and mask (H, W), of the same size, that depends on the key alone."""
 In = TypeVar("In")
 
 BUFFER = 128
@@ -44,20 +47,18 @@ class _RowGroup:
     shard: Path
     index: int
     rows: tuple[int, ...]
-    views: int
+    tiles: int
+    """Views of these rows when they are taken in order."""
     class_pixels: tuple[int, ...]
     """Pixels of each class in these rows."""
 
 
-class _View(NamedTuple):
-    """One view of one row, not yet decoded."""
+class _Encoded(NamedTuple):
+    """One row, not yet decoded."""
 
     id: str
     image: bytes
     mask: bytes
-    number: int
-    corner: Corner | None
-    """Where the tile is cut; None: the picture is resized."""
 
 
 class PictureStream:
@@ -68,7 +69,7 @@ class PictureStream:
         model: its picture size, channels and way to fit pictures.
         batch_size: views in a batch; the network's graph is built for it, so that a last partial
             batch is left out in training and kept in `in_order`.
-        vary: varies each view in `epoch` anew, by a chance that (seed, epoch, id, view) decides.
+        vary: varies each view of an `epoch`.
 
     Raises:
         ArtifactError: no row has a wanted id.
@@ -84,12 +85,13 @@ class PictureStream:
         self._groups = [group for folder, ids in tables for group in _row_groups(folder, ids, model)]
         self._model = model
         self._vary = vary
-        self.pictures = sum(group.views for group in self._groups)
-        """Views in one pass."""
-        if not self.pictures:
+        self.pictures = sum(group.tiles for group in self._groups)
+        """Views of a pass in order."""
+        rows = sum(len(group.rows) for group in self._groups)
+        if not rows:
             raise ArtifactError(f"{tables[0][0]}: none of its pictures is in the split asked for; see splits.csv")
-        self.batch_size = min(batch_size, self.pictures)
-        self.steps = self.pictures // self.batch_size
+        self.batch_size = min(batch_size, rows)
+        self.steps = rows // self.batch_size
         self.class_pixels = tuple(map(sum, zip(*(group.class_pixels for group in self._groups), strict=True)))
         """Pixels of each class in all its pictures, at their own sizes."""
 
@@ -109,46 +111,36 @@ class PictureStream:
     def _shuffled(self, seed: int, epoch: int) -> Iterator[tuple[Array, Array]]:
         order = np.random.default_rng((seed, epoch))
         groups = [self._groups[i] for i in order.permutation(len(self._groups))]
-        shuffled = _shuffle_buffer(_read(groups, self._model), BUFFER, order)
-
-        def decode(view: _View) -> tuple[Array, Array]:
-            return self._by_chance(view, _chance(seed, epoch, view))
-
-        decoded = ahead(decode, shuffled, DECODERS, 4 * self.batch_size)
-        return itertools.islice(_batches(decoded, self.batch_size), self.steps)
+        rows = shuffle_buffer(_read(groups), BUFFER, order)
+        views = ahead(lambda row: self._anew(row, seed, epoch), rows, DECODERS, 4 * self.batch_size)
+        return itertools.islice(_batches(views, self.batch_size), self.steps)
 
     def in_order(self) -> Iterator[tuple[Array, Array]]:
         """One pass in the table's order: uint8 (B, H, W, C) and (B, H, W); the last batch may be smaller."""
-        decoded = ahead(self._decode, _read(self._groups, self._model), DECODERS, 4 * self.batch_size)
-        return _batches(decoded, self.batch_size)
+        views = ahead(self._whole, _read(self._groups), DECODERS, 4 * self.batch_size)
+        return _batches(itertools.chain.from_iterable(views), self.batch_size)
 
-    def _by_chance(self, view: _View, chance: np.random.Generator) -> tuple[Array, Array]:
-        rgb_HW3, ids_HW = decode_rgb(view.image), decode_ids(view.mask)
-        if view.corner is not None:
-            room = (rgb_HW3.shape[0] - self._model.image_height, rgb_HW3.shape[1] - self._model.image_width)
-            top, left = (int(chance.integers(max(free, 0) + 1)) for free in room)
-            view = view._replace(corner=(top, left))
-        return self._fit(rgb_HW3, ids_HW, view.corner, chance)
+    def _anew(self, row: _Encoded, seed: int, epoch: int) -> tuple[Array, Array]:
+        """The row's view in that epoch: a tile elsewhere, and varied."""
+        rgb_HW3, ids_HW = decode_rgb(row.image), decode_ids(row.mask)
+        if self._model.fit == "resize":
+            view = fit_picture(rgb_HW3, self._model), fit_mask(ids_HW, self._model)
+        else:
+            corner = _somewhere(ids_HW.shape, self._model, chance(seed, "tile", epoch, row.id))
+            view = cut(rgb_HW3, corner, self._model), cut(ids_HW, corner, self._model)
+        picture_HW3, fitted_ids_HW = view if self._vary is None else self._vary(*view, (epoch, row.id))
+        return in_channels(picture_HW3, self._model), fitted_ids_HW
 
-    def _decode(self, view: _View) -> tuple[Array, Array]:
-        return self._fit(decode_rgb(view.image), decode_ids(view.mask), view.corner, None)
-
-    def _fit(
-        self, rgb_HW3: Array, ids_HW: Array, corner: Corner | None, chance: np.random.Generator | None
-    ) -> tuple[Array, Array]:
-        fitted = (
-            (fit_picture(rgb_HW3, self._model), fit_mask(ids_HW, self._model))
-            if corner is None
-            else (cut(rgb_HW3, corner, self._model), cut(ids_HW, corner, self._model))
-        )
-        if self._vary is not None and chance is not None:
-            fitted = self._vary(*fitted, chance)
-        return in_channels(fitted[0], self._model), fitted[1]
+    def _whole(self, row: _Encoded) -> list[tuple[Array, Array]]:
+        """All views of the row."""
+        pictures = views(decode_rgb(row.image), self._model)
+        return list(zip(pictures, mask_views(decode_ids(row.mask), self._model), strict=True))
 
 
-def _chance(seed: int, epoch: int, view: _View) -> np.random.Generator:
-    digest = hashlib.sha256(f"{seed}\0{epoch}\0{view.id}\0{view.number}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16]))
+def _somewhere(shape: tuple[int, ...], model: ModelParams, place: np.random.Generator) -> Corner:
+    room = shape[0] - model.image_height, shape[1] - model.image_width
+    top, left = (int(place.integers(max(free, 0) + 1)) for free in room)
+    return top, left
 
 
 def _row_groups(folder: Path, ids: set[str] | None, model: ModelParams) -> Iterator[_RowGroup]:
@@ -159,25 +151,23 @@ def _row_groups(folder: Path, ids: set[str] | None, model: ModelParams) -> Itera
                 rows = tuple(i for i, row in enumerate(found) if ids is None or row["id"] in ids)
                 if rows:
                     counts = zip(*(found[i]["class_pixels"] or [] for i in rows), strict=True)
-                    views = sum(len(_corners(found[i], model)) for i in rows)
-                    yield _RowGroup(shard, index, rows, views, tuple(map(sum, counts)))
+                    tiles = sum(_tiles(found[i], model) for i in rows)
+                    yield _RowGroup(shard, index, rows, tiles, tuple(map(sum, counts)))
 
 
-def _corners(row: dict[str, Any], model: ModelParams) -> Sequence[Corner | None]:
-    return [None] if model.fit == "resize" else corners(row["height"], row["width"], model, overlap=0)
+def _tiles(row: dict[str, Any], model: ModelParams) -> int:
+    return 1 if model.fit == "resize" else len(corners(row["height"], row["width"], model))
 
 
-def _read(groups: Iterable[_RowGroup], model: ModelParams) -> Iterator[_View]:
+def _read(groups: Iterable[_RowGroup]) -> Iterator[_Encoded]:
     for group in groups:
         with pq.ParquetFile(group.shard) as file:
-            columns = ["id", "image", "mask", "height", "width"]
-            table = file.read_row_group(group.index, columns=columns).take(list(group.rows))
-        for row in table.to_pylist():
-            for number, corner in enumerate(_corners(row, model)):
-                yield _View(row["id"], row["image"], row["mask"], number, corner)
+            table = file.read_row_group(group.index, columns=["id", "image", "mask"]).take(list(group.rows))
+        yield from (_Encoded(**row) for row in table.to_pylist())
 
 
-def _shuffle_buffer(rows: Iterable[In], size: int, order: np.random.Generator) -> Iterator[In]:
+def shuffle_buffer(rows: Iterable[In], size: int, order: np.random.Generator) -> Iterator[In]:
+    """The rows, each leaving a buffer of that size at random."""
     buffer: list[In] = []
     for row in rows:
         if len(buffer) < size:
@@ -197,21 +187,50 @@ def _batches(rows: Iterable[tuple[Array, Array]], size: int) -> Iterator[tuple[A
         yield np.stack(pictures), np.stack(masks)
 
 
+class TrainingFolders(NamedTuple):
+    """Where training reads: the table, its splits, and the augmented copies."""
+
+    raw: Path
+    splits: Path
+    augmented: Path
+
+    def digests(self) -> dict[str, str]:
+        """What is in them, for provenance."""
+        return {
+            "raw": read_card(self.raw).digest,
+            "splits": sha256_file(self.splits / SPLITS),
+            "augmented": read_card(self.augmented).digest,
+        }
+
+
 def training_streams(
-    raw: Path, splits: Path, augmented: Path, model: ModelParams, batch_size: int, at_most: int | None = None
+    folders: TrainingFolders, model: ModelParams, batch_size: int, augment: AugmentParams, at_most: int | None = None
 ) -> tuple[PictureStream, PictureStream]:
-    """The training stream (train rows and augmented copies) and the val stream.
+    """The training stream (train rows and augmented copies, varied anew if `augment.online`) and the val stream.
 
     With `at_most`, that many train and val pictures, evenly spread, and no copies: for a quick look.
     """
-    assignment = read_splits(splits)
+    assignment = read_splits(folders.splits)
     ids = {name: sorted(i for i, split in assignment.items() if split == name) for name in (TRAIN, VAL)}
     if at_most is not None:
         ids = {name: found[:: max(1, math.ceil(len(found) / at_most))] for name, found in ids.items()}
-    tables: list[tuple[Path, set[str] | None]] = [(raw, set(ids[TRAIN]))]
-    if at_most is None and read_card(augmented).rows:
-        tables.append((augmented, None))
-    return PictureStream(tables, model, batch_size), PictureStream([(raw, set(ids[VAL]))], model, batch_size)
+    tables: list[tuple[Path, set[str] | None]] = [(folders.raw, set(ids[TRAIN]))]
+    if at_most is None and read_card(folders.augmented).rows:
+        tables.append((folders.augmented, None))
+    return (
+        PictureStream(tables, model, batch_size, online(augment) if augment.online else None),
+        PictureStream([(folders.raw, set(ids[VAL]))], model, batch_size),
+    )
+
+
+def online(augment: AugmentParams) -> Vary:
+    """Varies views as the params allow, by a chance that (augment.seed, key) decides."""
+
+    def vary_view(picture_HW3: Array, ids_HW: Array, key: Key) -> tuple[Array, Array]:
+        varied = vary(Sample(picture_HW3, ids_HW), augment, chance(augment.seed, *key))
+        return varied.image_HWC, varied.mask_HW
+
+    return vary_view
 
 
 def standardized(model: ModelParams, stream: PictureStream) -> ModelParams:

@@ -38,9 +38,8 @@ def draw_network(network: Any, path: Path) -> None:
 def _draw_layer(axes: Any, layer: Any, place: tuple[float, float]) -> None:
     color = COLORS.get(type(layer).__name__, "#c9ced6")
     axes.scatter(*place, s=90, marker="s", color=color, zorder=2)
-    height, width, channels = layer.output.shape[1:]
     axes.annotate(
-        f"{layer.name}  {height}x{width}x{channels}",
+        f"{layer.name}  {'x'.join(map(str, _shape(layer)))}",
         place,
         xytext=(0, -9),
         textcoords="offset points",
@@ -56,7 +55,14 @@ def _places(network: Any) -> dict[str, tuple[float, float]]:
     from math import log2
 
     full = network.input_shape[1]
-    return {layer.name: (float(i), -2.0 * log2(full / layer.output.shape[1])) for i, layer in enumerate(network.layers)}
+    return {layer.name: (float(i), -2.0 * log2(full / _shape(layer)[0])) for i, layer in enumerate(network.layers)}
+
+
+def _shape(layer: Any) -> tuple[int, int, int]:
+    """Height, width and channels of a layer's output; a picture's vector is a single pixel."""
+    *sides, channels = layer.output.shape[1:]
+    height, width = sides or (1, 1)
+    return height, width, channels
 
 
 def _connections(network: Any) -> list[tuple[str, str]]:

@@ -62,22 +62,25 @@ class Predictor:
 
     def predict(self, pictures: Sequence[Array]) -> list[Prediction]:
         """Class ids and probabilities for uint8 (H, W, 3) pictures of any sizes."""
-        seen = [views(rgb_HW3, self._model) for rgb_HW3 in pictures]
-        answers = self._ask([view for of_one in seen for view in of_one])
         return [
-            self._answer([next(answers) for _ in of_one], *rgb_HW3.shape[:2])
-            for rgb_HW3, of_one in zip(pictures, seen, strict=True)
+            self.answer(said, *rgb_HW3.shape[:2]) for rgb_HW3, said in zip(pictures, self.ask(pictures), strict=True)
         ]
 
-    def _ask(self, seen: Sequence[Array]) -> Iterator[Array]:
-        """float32 (image_height, image_width, classes) for each view."""
+    def ask(self, pictures: Sequence[Array]) -> Iterator[list[Array]]:
+        """What the network says of each picture's views: float32 (image_height, image_width, classes) each."""
+        seen = [views(rgb_HW3, self._model) for rgb_HW3 in pictures]
+        said = self._said([view for of_one in seen for view in of_one])
+        return ([next(said) for _ in of_one] for of_one in seen)
+
+    def _said(self, seen: Sequence[Array]) -> Iterator[Array]:
         for start in range(0, len(seen), BATCH):
             yield from self._call(np.stack(seen[start : start + BATCH]))
 
-    def _answer(self, answers: Sequence[Array], height: int, width: int) -> Prediction:
+    def answer(self, said: Sequence[Array], height: int, width: int) -> Prediction:
+        """The prediction for a picture of that size, of whose views the network `said` this."""
         resized = self._model.fit == "resize"
         scale = height * width / (self._model.image_height * self._model.image_width) if resized else 1
-        probability_HWC = join(answers, height, width, self._model)
+        probability_HWC = join(said, height, width, self._model)
         return choose_classes(probability_HWC, self._threshold, self._min_object * scale)
 
     def check_sample(self, folder: Path) -> None:

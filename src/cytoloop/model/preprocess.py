@@ -34,7 +34,15 @@ def views(rgb_HW3: Array, model: ModelParams) -> list[Array]:
         return [in_channels(fit_picture(rgb_HW3, model), model)]
     height, width = rgb_HW3.shape[:2]
     picture_HWC = in_channels(rgb_HW3, model)
-    return [cut(picture_HWC, corner, model) for corner in corners(height, width, model, model.tile_overlap)]
+    return [cut(picture_HWC, corner, model) for corner in corners(height, width, model)]
+
+
+def mask_views(ids_HW: Array, model: ModelParams) -> list[Array]:
+    """The truth of each of a picture's `views`: uint8 (image_height, image_width)."""
+    if model.fit == "resize":
+        return [fit_mask(ids_HW, model)]
+    height, width = ids_HW.shape
+    return [cut(ids_HW, corner, model) for corner in corners(height, width, model)]
 
 
 def join(answers_NhwC: Sequence[Array], height: int, width: int, model: ModelParams) -> Array:
@@ -49,21 +57,21 @@ def join(answers_NhwC: Sequence[Array], height: int, width: int, model: ModelPar
     weight_hw1 = (_ramp(h)[:, None] * _ramp(w)[None, :])[..., None]
     sum_HWC = np.zeros((max(height, h), max(width, w), answers_NhwC[0].shape[-1]), np.float32)
     weight_HW1 = np.zeros((*sum_HWC.shape[:2], 1), np.float32)
-    for (top, left), answer_hwC in zip(corners(height, width, model, model.tile_overlap), answers_NhwC, strict=True):
+    for (top, left), answer_hwC in zip(corners(height, width, model), answers_NhwC, strict=True):
         place = np.s_[top : top + h, left : left + w]
         sum_HWC[place] += weight_hw1 * answer_hwC
         weight_HW1[place] += weight_hw1
     return (sum_HWC / weight_HW1)[:height, :width]
 
 
-def corners(height: int, width: int, model: ModelParams, overlap: float) -> list[Corner]:
-    """Where tiles are cut: the fewest evenly spread ones that cover the picture and overlap so much.
+def corners(height: int, width: int, model: ModelParams) -> list[Corner]:
+    """Where tiles are cut: the fewest evenly spread ones that cover the picture and overlap by `tile_overlap`.
 
-    >>> corners(256, 600, ModelParams(num_classes=2, fit="tile"), 0)
+    >>> corners(256, 600, ModelParams(num_classes=2, fit="tile", tile_overlap=0))
     [(0, 0), (0, 172), (0, 344)]
     """
-    rows = _starts(height, model.image_height, overlap)
-    columns = _starts(width, model.image_width, overlap)
+    rows = _starts(height, model.image_height, model.tile_overlap)
+    columns = _starts(width, model.image_width, model.tile_overlap)
     return [(top, left) for top in rows for left in columns]
 
 

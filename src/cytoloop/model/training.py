@@ -1,27 +1,23 @@
 """Training, one `fit` an epoch, so that after each the whole state can be put on disk.
 
 How it works. An epoch is one `keras.Model.fit` over the stream's epoch; between epochs plain code
-validates the averaged weights (EMA), moves the learning rate, keeps the best weights, and saves the
-state: every variable of network and optimizer (dropout's random state is among them), the best
-weights, and the numbers that the decisions rest on, in one file that is replaced in one act. A
-training that is killed goes on from that file and, since the data's order depends on (seed, epoch)
-alone, ends with the same weights as one that was left alone.
+validates the averaged weights (EMA), moves the learning rate and keeps the best weights; what it
+decides by is in `Training` alone, which `checkpoints` puts on disk. Since the data's order depends on
+(seed, epoch) alone, a training that is killed and goes on from there ends with the same weights as
+one that was left alone.
 """
 
 import contextlib
-import dataclasses
-import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cytoloop.errors import ModelError
 from cytoloop.model import quiet_start
-from cytoloop.model.bundle import arrays_of, fill_network, read_arrays, write_arrays
+from cytoloop.model.architectures.encoders import load_pretrained
+from cytoloop.model.bundle import arrays_of, fill_network
 from cytoloop.model.data import PictureStream
 from cytoloop.model.losses import Weights, class_weights, keras_loss, loss, metric
 from cytoloop.model.predict import choose_classes, compiled, hard_labels
@@ -34,8 +30,9 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Line = dict[str, float]
 """One epoch's numbers: a row of history.csv."""
+Ask = Callable[[Array], Array]
+"""From uint8 (B, H, W, C) to float32 (B, H, W, classes), for any B."""
 
-CHECKPOINT = "state.npz"
 MIN_OBJECTS = (0, 4, 8, 16, 32, 64)
 """Choices for the size below which a region is a speck, pixels at the network's picture size."""
 
@@ -60,16 +57,25 @@ class Training:
     network: "keras.Model"
     model: ModelParams
     params: TrainParams
+    ask: Ask
+    """The network's answers with the weights that it holds at that time."""
     class_weights: Weights = None
     progress: Progress = field(default_factory=Progress)
     best: dict[str, Array] = field(default_factory=dict)
-    """Averaged weights of the best epoch."""
+    """Averaged weights of the best epoch; at first those of the bundle that it starts from, if any."""
+
+
+def short(value: float) -> float:
+    """A number with six digits, as it stands in tables for people."""
+    return float(f"{value:.6g}")
 
 
 def start(
     build: Callable[[ModelParams], "keras.Model"], model: ModelParams, params: TrainParams, stream: PictureStream
 ) -> Training:
     """A fresh training: seeds set, network built and compiled, nothing learnt.
+
+    An encoder has its pretrained weights, unless the training starts from weights of its own.
 
     Args:
         build: makes the network.
@@ -83,6 +89,8 @@ def start(
     keras.utils.set_random_seed(params.seed)
     tf.config.experimental.enable_op_determinism()
     network = build(model)
+    if params.start_from is None:
+        load_pretrained(network, model)
     cap = params.class_weight_cap
     weights = None if cap is None else class_weights(stream.class_pixels, cap)
     network.compile(
@@ -92,14 +100,20 @@ def start(
         jit_compile=False,  # XLA is slower than TensorFlow's own kernels on a CPU
     )
     network.optimizer.build(network.trainable_variables)
-    return Training(network, model, params, weights)
+    return Training(network, model, params, compiled(network, model), weights)
+
+
+def score_start(training: Training, val: PictureStream) -> None:
+    """Judge weights that came from a bundle, so that training can only better them."""
+    if training.best and not training.progress.history:
+        training.progress.best_score = _validator(training, val)()["val_macro_dice"]
 
 
 def run(training: Training, stream: PictureStream, val: PictureStream, after_epoch: Callable[[Training], None]) -> None:
     """Train to the last epoch or until patience is spent; the network ends with the best weights.
 
     Args:
-        training: fresh, or restored from a checkpoint.
+        training: fresh, or brought to an earlier state by `checkpoints`.
         stream: the training pictures.
         val: the pictures that choose the epoch.
         after_epoch: called with the training after each epoch (to save, log and show it).
@@ -107,6 +121,8 @@ def run(training: Training, stream: PictureStream, val: PictureStream, after_epo
     validate = _validator(training, val)
     progress, params = training.progress, training.params
     while progress.epoch < params.epochs and progress.epoch - 1 - progress.best_epoch < params.patience:
+        if params.schedule == "piecewise":
+            training.network.optimizer.learning_rate.assign(piecewise(params, progress.epoch + 1))
         pictures = stream.epoch(params.seed, progress.epoch)
         fitted = training.network.fit(pictures, verbose=0, shuffle=False).history
         line = {name: float(values[-1]) for name, values in fitted.items()}
@@ -148,9 +164,9 @@ def _reduce_learning_rate(training: Training, val_loss: float) -> None:
 
 @contextlib.contextmanager
 def averaged(training: Training) -> Iterator[None]:
-    """Let the network hold the averaged weights for a while, where there are any."""
+    """Let the network hold the averaged weights for a while, where there are any: not before the first step."""
     network = training.network
-    if training.params.ema_momentum is None:
+    if training.params.ema_momentum is None or not int(network.optimizer.iterations):
         yield
         return
     variables = network.trainable_variables
@@ -169,7 +185,6 @@ def _validator(training: Training, val: PictureStream) -> Callable[[], Line]:
     """
     import tensorflow as tf
 
-    ask = compiled(training.network, training.model)
     functions = {"loss": loss(training.params.loss, training.class_weights)} | {
         name: metric(name) for name in training.params.metrics
     }
@@ -177,28 +192,29 @@ def _validator(training: Training, val: PictureStream) -> Callable[[], Line]:
 
     def validate() -> Line:
         confusion_CC = np.zeros((classes, classes), np.int64)
-        sums = dict.fromkeys(functions, 0.0)
+        sums, seen = dict.fromkeys(functions, 0.0), 0
         for pictures, truth in val.in_order():
-            probability = ask(pictures)
+            probability = training.ask(pictures)
             for name, function in functions.items():
                 sums[name] += len(truth) * float(function(tf.constant(truth), tf.constant(probability)))
             confusion_CC += confusion(truth, hard_labels(probability), classes)
-        line = {f"val_{name}": total / val.pictures for name, total in sums.items()}
+            seen += len(truth)
+        line = {f"val_{name}": total / seen for name, total in sums.items()}
         return line | {"val_macro_dice": float(np.nan_to_num(macro(dice(confusion_CC))))}
 
     return validate
 
 
 def choose_threshold(training: Training, val: PictureStream) -> float:
-    """The foreground threshold with the best pooled Dice on `val`; 0.5 for softmax heads."""
+    """The foreground threshold with the best per-image Dice on `val`; 0.5 for softmax heads."""
     if training.model.num_classes > 1:
         return 0.5
     thresholds = [round(0.2 + 0.05 * step, 2) for step in range(13)]
-    confusion_T22 = np.zeros((len(thresholds), 2, 2), np.int64)
+    confusion_MT22: list[list[Array]] = []
     for truth_HW, probability_HWC in _answers(training, val):
-        for i, threshold in enumerate(thresholds):
-            confusion_T22[i] += confusion((truth_HW > 0).astype(np.uint8), hard_labels(probability_HWC, threshold), 2)
-    scores_T = dice(confusion_T22)[:, 1]
+        foreground_HW = (truth_HW > 0).astype(np.uint8)
+        confusion_MT22.append([confusion(foreground_HW, hard_labels(probability_HWC, t), 2) for t in thresholds])
+    scores_T = np.nan_to_num(image_mean(dice(np.array(confusion_MT22)))[:, 1])
     # the nearest to 0.5 among the best, so that a flat optimum gives a plain threshold
     best = max(range(len(thresholds)), key=lambda i: (round(float(scores_T[i]), 4), -abs(thresholds[i] - 0.5)))
     return thresholds[best]
@@ -218,9 +234,8 @@ def choose_min_object(training: Training, val: PictureStream, threshold: float) 
 
 def _answers(training: Training, val: PictureStream) -> Iterator[tuple[Array, Array]]:
     """Truth (H, W) and probabilities (H, W, C) of each val picture, at the network's picture size."""
-    ask = compiled(training.network, training.model)
     for pictures, truth in val.in_order():
-        yield from zip(truth, ask(pictures), strict=True)
+        yield from zip(truth, training.ask(pictures), strict=True)
 
 
 def _optimizer(params: TrainParams, steps: int) -> Any:
@@ -254,31 +269,12 @@ def one_cycle(params: TrainParams, steps: int) -> Any:
     )
 
 
-def save(training: Training, folder: Path) -> None:
-    """Put the whole state on disk, in one file, in one act."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {f"best/{name}": array for name, array in training.best.items()}
-    for i, variable in enumerate(_all_variables(training)):
-        state[f"variable/{i:05d}"] = np.asarray(variable)
-    progress = json.dumps(dataclasses.asdict(training.progress)).encode()
-    state["progress"] = np.frombuffer(progress, np.uint8)
-    part = folder / (CHECKPOINT + ".part")
-    write_arrays(part, state)
-    os.replace(part, folder / CHECKPOINT)
+def piecewise(params: TrainParams, epoch: int) -> float:
+    """The learning rate of an epoch, counted from 1: that of the last entry of `rates` that has begun.
 
-
-def restore(training: Training, folder: Path) -> bool:
-    """Bring a fresh training to the state that `save` put there; False when there is none."""
-    path = folder / CHECKPOINT
-    if not path.is_file():
-        return False
-    state = read_arrays(path)
-    training.progress = Progress(**json.loads(state["progress"].tobytes()))
-    training.best = {name.removeprefix("best/"): a for name, a in state.items() if name.startswith("best/")}
-    for i, variable in enumerate(_all_variables(training)):
-        variable.assign(state[f"variable/{i:05d}"])
-    return True
-
-
-def _all_variables(training: Training) -> list[Any]:
-    return [*training.network.variables, *training.network.optimizer.variables]
+    >>> rates = TrainParams(schedule="piecewise", learning_rate=1e-3, rates={11: 3e-4, 14: 3e-5})
+    >>> [piecewise(rates, epoch) for epoch in (10, 11, 13, 15)]
+    [0.001, 0.0003, 0.0003, 3e-05]
+    """
+    begun = [first for first in params.rates if first <= epoch]
+    return params.rates[max(begun)] if begun else params.learning_rate

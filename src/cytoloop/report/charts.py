@@ -243,5 +243,88 @@ def _curve(axes: "Axes", history: Mapping[str, Sequence[float]], name: str) -> N
         axes.legend(blank, list(drawn), labelcolor=colors, handlelength=0, handletextpad=0, fontsize=8)
 
 
+def statistics_size(names: Sequence[str]) -> tuple[float, float]:
+    """Inches wide and high that `statistics` needs for so many classes."""
+    return 11, 1.5 + 0.34 * max(len(names), 4)
+
+
+def statistics(census: Mapping[str, Any], names: Sequence[str]) -> Draw:
+    """What the splits hold: pictures and groups, the pixels of each class, and the pictures that it is in.
+
+    Args:
+        census: splits.json: counts by split, overall and for each class.
+        names: of the classes, in the order of their ids.
+    """
+
+    def draw(figure: "Figure") -> None:
+        grid = figure.add_gridspec(1, 3, width_ratios=(3, 4, 4))
+        _sizes(figure.add_subplot(grid[0]), census, 0.6 * len(names))
+        pixels, pictures = figure.add_subplot(grid[1]), figure.add_subplot(grid[2])
+        _dots(pixels, {name: census["classes"][name]["pixels"] for name in names})
+        pixels.set_title("Pixels of a class")
+        _dots(pictures, {name: census["classes"][name]["pictures"] for name in names})
+        pictures.set_title("Pictures with a class")
+        pictures.tick_params(labelleft=False)
+        _split_legend(figure)
+
+    return draw
+
+
+_SPLITS = {"train": (ACCENT, "o"), "val": (MUTED, "D"), "test": (SECOND, "s")}
+"""Colour and mark."""
+
+
+def _sizes(axes: "Axes", census: Mapping[str, Any], rows: float) -> None:
+    """A bar for each split, on as much height as so many rows have."""
+    shown = [name for name in (*_SPLITS, "excluded") if census["pictures"][name]]
+    for place, name in enumerate(shown):
+        pictures, groups = census["pictures"][name], census["groups"].get(name)
+        axes.barh(place, pictures, height=0.3, color=_SPLITS.get(name, (LINE,))[0])
+        words = f"{_counted(pictures, 'picture')}, {_counted(groups, 'group') if groups else 'too alike'}"
+        axes.text(0, place - 0.24, words, va="bottom", color=MUTED, fontsize=8)
+    axes.set_yticks(range(len(shown)), shown)
+    axes.set(title="Pictures of a split", ylim=(max(len(shown), rows) - 0.5, -0.75))
+    axes.xaxis.set_visible(False)
+    axes.spines[:].set_visible(False)
+    axes.grid(False)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("s" if count != 1 else "")
+
+
+def _dots(axes: "Axes", rows: Mapping[str, Mapping[str, int]]) -> None:
+    """A count for each row and split, on a log scale that begins at a power of ten; none is hollow, left of it."""
+    from matplotlib.ticker import EngFormatter, NullLocator
+
+    counts = [row[split] for row in rows.values() for split in _SPLITS if row[split]]
+    first, last = np.floor(np.log10(min(counts, default=1))), np.ceil(np.log10(1.1 * max(counts, default=1)))
+    none, left = first - 0.07 * (last - first), first - 0.1 * (last - first)
+    for place, row in enumerate(rows.values()):
+        if place % 2 == 0:
+            axes.axhspan(place - 0.5, place + 0.5, color=LINE, alpha=0.35, linewidth=0, zorder=0)
+        for shift, (split, (color, mark)) in zip((-0.22, 0, 0.22), _SPLITS.items(), strict=True):
+            count = row[split]
+            look: dict[str, Any] = {"marker": mark, "color": color if count else PAPER, "edgecolor": color}
+            axes.scatter(count or 10**none, place + shift, s=26, linewidth=1.1, zorder=3, **look)
+    axes.set(xscale="log", xlim=(10**left, 10**last), ylim=(len(rows) - 0.5, -0.5))
+    axes.set_yticks(range(len(rows)), [_spoken(name) for name in rows])
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(axis="y", visible=False)
+    axes.spines[:].set_visible(False)
+
+
+def _split_legend(figure: "Figure") -> None:
+    from matplotlib.lines import Line2D
+
+    looks = [(color, mark, color) for color, mark in _SPLITS.values()] + [(PAPER, "o", MUTED)]
+    marks = [
+        Line2D([], [], linestyle="", marker=m, color=c, markeredgecolor=edge, markersize=5) for c, m, edge in looks
+    ]
+    where = {"loc": "outside lower right", "ncols": 4, "handletextpad": 0.2, "columnspacing": 1.4}
+    figure.legend(marks, [*_SPLITS, "none"], fontsize=8, **where)
+
+
 def _spoken(name: str) -> str:
     return name.replace("_", " ").replace("dice", "Dice")

@@ -44,6 +44,15 @@ class Example:
     error: str
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A picture of the training split with its truth; pictures as `data:` addresses."""
+
+    id: str
+    image: str
+    truth: str
+
+
 def choose(scores_N: Array, examples: int) -> dict[str, list[int]]:
     """Places of the best, median and worst pictures; each picture at most once, NaN never.
 
@@ -72,10 +81,17 @@ def thumbnails(rgb_HW3: Array, truth_HW: Array, prediction_HW: Array, codec: Lab
     """
     rgb, truth, prediction = _small(rgb_HW3), _small(truth_HW), _small(prediction_HW)
     return {
-        "image": _address("jpeg", _jpeg(rgb)),
-        "truth": _address("png", codec.encode_png(truth)),
+        **picture_and_truth(rgb_HW3, truth_HW, codec),
         "prediction": _address("png", codec.encode_png(prediction)),
         "error": _address("png", _error_png(rgb, truth, prediction)),
+    }
+
+
+def picture_and_truth(rgb_HW3: Array, truth_HW: Array, codec: LabelCodec) -> dict[str, str]:
+    """`image` and `truth` of one picture, as `thumbnails` gives them."""
+    return {
+        "image": _address("jpeg", _jpeg(_small(rgb_HW3))),
+        "truth": _address("png", codec.encode_png(_small(truth_HW))),
     }
 
 

@@ -4,14 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from jinja2 import Environment
 from markupsafe import Markup
 
 from cytoloop.artifacts import Card, flat
+from cytoloop.params import Loss
 from cytoloop.report import charts
-from cytoloop.report.contact import ERRORS, Example
+from cytoloop.report.contact import ERRORS, Example, Sample
 from cytoloop.report.templates import templates
 from cytoloop.scores import objects
 from cytoloop.scores.tally import Tally
@@ -25,17 +26,16 @@ class Evaluation:
     """metrics.json: nested, null for NaN."""
     tally: Tally
     examples: Sequence[Example]
+    samples: Sequence[Sample]
     card: Card
-    splits: Sequence[tuple[str, int, int]]
-    """Name, pictures and groups of each split."""
+    census: Mapping[str, Any]
+    """splits.json."""
     history: Mapping[str, Sequence[float]]
     """The columns of history.csv; empty when there is none."""
     meta: Mapping[str, Any]
     """The bundle's own description."""
     validation: str
     """An HTML fragment, already escaped."""
-    confidence: float
-    """Level of the intervals, 0..1."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def render(evaluation: Evaluation) -> str:
     return template.render(
         it=evaluation,
         metrics=evaluation.metrics,
+        losses=get_args(Loss),
         verdict=verdict(evaluation),
         charts=_charts(evaluation),
         errors=ERRORS,
@@ -123,6 +124,9 @@ def _charts(evaluation: Evaluation) -> dict[str, Markup]:
         "reliability": charts.svg(charts.reliability(tally.reliability_3M), 4.2, 4.2, "Reliability diagram"),
         "spread": charts.svg(
             charts.spread(tally.picture_macro_N, "mean Dice of a picture's classes"), 11, 2.1, "Scores of the pictures"
+        ),
+        "statistics": charts.svg(
+            charts.statistics(evaluation.census, names), *charts.statistics_size(names), "Dataset statistics"
         ),
     }
     if evaluation.history:

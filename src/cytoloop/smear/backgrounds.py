@@ -1,5 +1,6 @@
 """Red cells strewn over plasma: the large backgrounds that pictures are cropped from."""
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,42 +33,37 @@ class Scene:
         It owns the pixels that it covers at least half, and replaces the fraction `opacity` of what
         it covers; at 0 the absorbances add up. `centre` is (x, y) in pixels.
         """
-        corner = np.floor(centre).astype(int)
-        patch = cell.turned(rng.uniform(0, 2 * np.pi), bool(rng.random() < 0.5), (centre - corner).tolist())
-        left, top = (corner - cell.reach).tolist()
+        x, y = centre.tolist()
+        patch = cell.turned(rng.uniform(0, 2 * np.pi), bool(rng.random() < 0.5), (x % 1, y % 1))
+        left, top = int(x // 1) - cell.reach, int(y // 1) - cell.reach
         height, width = self.owners_HW.shape
         shown = patch[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)]
         self.classes.append(CLASSES.index(cell.name))
         if not shown.size:
             return
         window = slice(max(top, 0), max(top, 0) + len(shown)), slice(max(left, 0), max(left, 0) + shown.shape[1])
-        *added, covered = cv2.split(shown)
+        covered = cv2.extractChannel(shown, 3)
         block = self.absorbance_HW3[window]
         if opacity:
-            block *= cv2.merge([1 - opacity * covered] * 3)
-        block += cv2.merge(added)
+            cv2.multiply(block, cv2.merge([1 - opacity * covered] * 3), block)
+        cv2.add(block, cv2.cvtColor(shown, cv2.COLOR_BGRA2BGR), block)
         self.owners_HW[window][covered >= 0.5] = len(self.classes) - 1
 
-    def block(self, x: int, y: int, size: int) -> "Scene":
-        """A copy of the square from (x, y)."""
+    def block(self, x: int, y: int, size: int, quarters: int, mirrored: bool) -> "Scene":
+        """A copy of the square from (x, y), turned clockwise by 90 degrees `quarters` times (0..3), then mirrored."""
         window = slice(y, y + size), slice(x, x + size)
-        return Scene(self.absorbance_HW3[window].copy(), self.owners_HW[window].copy(), list(self.classes))
-
-    def turned(self, quarters: int, mirrored: bool) -> "Scene":
-        """The scene turned clockwise by 90 degrees so many times (0..3), then mirrored left and right."""
-        layers = [self.absorbance_HW3, self.owners_HW]
-        if quarters:
-            layers = [cv2.rotate(layer, quarters - 1) for layer in layers]
+        layers = [self.absorbance_HW3[window], self.owners_HW[window]]
+        layers = [cv2.rotate(layer, quarters - 1) if quarters else layer.copy() for layer in layers]
         if mirrored:
             layers = [cv2.flip(layer, 1) for layer in layers]
-        return Scene(layers[0], layers[1], self.classes)
+        return Scene(layers[0], layers[1], list(self.classes))
 
 
 def make_background(
     protocol: Protocol, cells: dict[str, tuple[Cell, ...]], infected: float, side: int, rng: np.random.Generator
 ) -> Scene:
     """Strew red cells over plasma; their absorbances add up where they lie on one another."""
-    pool = [cell for name in RED_CELLS for cell in cells[name]]
+    pool = stained_alike([cell for name in RED_CELLS for cell in cells[name]], rng)
     odds = [
         f / len(cells[name]) for name, f in zip(RED_CELLS, (infected, 1 - infected), strict=True) for _ in cells[name]
     ]
@@ -77,6 +73,23 @@ def make_background(
     for centre, which in zip(centres, chosen, strict=True):
         scene.affix(pool[which], centre, 0.0, rng)
     return scene
+
+
+def stained_alike(pool: list[Cell], rng: np.random.Generator) -> list[Cell]:
+    """Red cells as of one smear: those of all pictures get the stain of one of the pictures, taken at random.
+
+    Otherwise the stain would tell which picture a cell was cropped from, and so its class. Drawn
+    cells count as those of one picture.
+    """
+    of_source: dict[str | None, list[Array]] = defaultdict(list)
+    for cell in pool:
+        of_source[cell.source].append(cell.stain_3)
+    stains = {source: np.median(stains, axis=0) for source, stains in of_source.items()}
+    wanted = stains[pool[int(rng.integers(len(pool)))].source]
+    return [
+        cell if stains[cell.source] is wanted else cell.stained(own_3=stains[cell.source], other_3=wanted)
+        for cell in pool
+    ]
 
 
 def scatter(
@@ -96,27 +109,51 @@ def scatter(
     x, y = np.clip(centres.T / side * 64, 0, 63).astype(int)
     dense_enough = rng.random(count) < 0.25 + 0.75 * density[y, x]
     least = np.where(rng.random(count) < protocol.background.overlapping, 0.62, 1.02)
-    kept: list[int] = []
+    near = Near(2 * float(radii.max()))
+    chosen: list[int] = []
     covered = 0.0
     for n in np.flatnonzero(dense_enough).tolist():
-        away = centres[kept] - centres[n]
-        if (np.square(away).sum(1) > np.square(least[n] * (radii[kept] + radii[n]))).all():
-            kept.append(n)
-            covered += np.pi * radii[n] ** 2
+        (x, y), radius = centres[n].tolist(), float(radii[n])
+        if not near.overlapped(x, y, radius, float(least[n])):
+            near.add(x, y, radius)
+            chosen.append(n)
+            covered += np.pi * radius**2
             if covered >= wanted:
                 break
-    return centres[kept], which[kept]
+    return centres[chosen], which[chosen]
+
+
+class Near:
+    """Circles in squares of `side`, at least the largest diameter: those near a point are in nine squares."""
+
+    def __init__(self, side: float) -> None:
+        self._side = side
+        self._squares: dict[tuple[int, int], list[tuple[float, float, float]]] = defaultdict(list)
+
+    def add(self, x: float, y: float, radius: float) -> None:
+        self._squares[int(x // self._side), int(y // self._side)].append((x, y, radius))
+
+    def overlapped(self, x: float, y: float, radius: float, least: float) -> bool:
+        """Whether a circle is nearer to another than `least` (up to 1) times the sum of their radii."""
+        column, row = int(x // self._side), int(y // self._side)
+        return any(
+            (x - cx) ** 2 + (y - cy) ** 2 <= (least * (radius + r)) ** 2
+            for right in (column - 1, column, column + 1)
+            for down in (row - 1, row, row + 1)
+            for cx, cy, r in self._squares.get((right, down), ())
+        )
 
 
 def make_plasma(protocol: Protocol, side: int, rng: np.random.Generator) -> Array:
     """float32 (side, side, 3) absorbance of the dried film: slow shades, fine mottling, specks of stain."""
     coarse = (side // 4 + 1, side // 4 + 1)
     shade = 0.015 * fractal_noise(coarse, 40, rng, 3) + 0.007 * fractal_noise(coarse, 2.5, rng, 2)
-    shade = cv2.resize(shade, (side, side), interpolation=cv2.INTER_CUBIC)
-    specks = np.zeros((side, side), np.float32)
+    tinted = cv2.merge([np.float32(tint) * shade for tint in (0.8, 1.2, 0.9)])
+    plasma = np.asarray(cv2.resize(tinted, (side, side), interpolation=cv2.INTER_CUBIC))
     count = rng.poisson(protocol.background.precipitate_per_mm2 * (side * protocol.pixel_um / 1000) ** 2)
-    for x, y in rng.integers(0, side, (count, 2)):
-        specks[y, x] = rng.gamma(2.0, 1.5)
-    specks = np.minimum(cv2.GaussianBlur(specks, (0, 0), 0.9), 0.8)
-    tints = zip((0.8, 1.2, 0.9), protocol.stains["precipitate"], strict=True)
-    return np.asarray(cv2.merge([np.float32(tint) * shade + np.float32(speck) * specks for tint, speck in tints]))
+    spot = cv2.getGaussianKernel(7, 0.9) @ cv2.getGaussianKernel(7, 0.9).T
+    stain = np.array(protocol.stains["precipitate"], np.float32)
+    for x, y in rng.integers(3, side - 3, (count, 2)).tolist():
+        thick = np.minimum(rng.gamma(2.0, 1.5) * spot, 0.8)
+        plasma[y - 3 : y + 4, x - 3 : x + 4] += thick[..., None] * stain
+    return plasma

@@ -1,7 +1,6 @@
-"""The bank that pictures are composed from: cells divided between the splits, and backgrounds."""
+"""The bank that the pictures of one split are composed from: cells that no other split has, and backgrounds."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -11,34 +10,19 @@ from cytoloop.artifacts import TEST, TRAIN, VAL
 from cytoloop.params import SmearParams
 from cytoloop.smear.backgrounds import Scene, make_background
 from cytoloop.smear.cells import Cell, draw_cell
-from cytoloop.smear.crops import crop_cells
 from cytoloop.smear.protocol import CELLS, Protocol
 
 Array = np.ndarray[Any, Any]
-Cells = dict[str, dict[str, tuple[Cell, ...]]]  # split -> class -> cells
+Cells = dict[str, tuple[Cell, ...]]  # class -> cells
 
 SPLITS = (TRAIN, VAL, TEST)
+PUBLISHED = 500 / (65_350 + 6_560 + 6_560)  # backgrounds of each kind, for a picture
 DRAWING, GROUPS, BACKGROUND, GRAIN, ORDER, PICTURE = range(6)  # what a random stream is for
 
 
 def stream(seed: int, purpose: int, *numbers: int) -> np.random.Generator:
     """The random stream of one thing, which does not depend on what else is made."""
     return np.random.default_rng([seed, purpose, *numbers])
-
-
-@dataclass(frozen=True)
-class Bank:
-    """All that the pictures of one split are composed from; it is only read.
-
-    cells: class -> the split's cells.
-    backgrounds: kind -> backgrounds of the split's red cells.
-    grain_HW3: float32 sensor noise of standard deviation 1.
-    """
-
-    split: str
-    cells: dict[str, tuple[Cell, ...]]
-    backgrounds: dict[str, tuple[Scene, ...]]
-    grain_HW3: Array
 
 
 def shares(count: int) -> dict[str, int]:
@@ -51,47 +35,80 @@ def shares(count: int) -> dict[str, int]:
     return {TRAIN: count - 2 * tenth, VAL: tenth, TEST: tenth}
 
 
-def make_cells(protocol: Protocol, params: SmearParams) -> Cells:
-    """The cells of each split, disjoint: cropped from `params.cells_from`, or drawn.
+def pictures(params: SmearParams) -> dict[str, int]:
+    """split -> pictures."""
+    return {TRAIN: params.train, VAL: params.valid, TEST: params.test}
 
-    Drawn cells fill in where a split has no cropped one of a class; `cell_facts` tells where.
 
-    Raises:
-        ArtifactError: `params.cells_from` is no finished table.
+def located(params: SmearParams, place: int) -> tuple[str, int]:
+    """The split and the number in it of a picture, by its place in train, then val, then test; or IndexError.
+
+    >>> located(SmearParams(train=20, valid=5, test=5), 23)
+    ('val', 3)
+    """
+    for split, count in pictures(params).items():
+        if place < count:
+            return split, place
+        place -= count
+    raise IndexError(place)
+
+
+def backgrounds(params: SmearParams) -> dict[str, int]:
+    """split -> backgrounds of each kind: 80, 10 and 10 per cent, as of the cells that they are made of.
+
+    >>> backgrounds(SmearParams(train=65_350, valid=6_560, test=6_560))
+    {'train': 400, 'val': 50, 'test': 50}
+    """
+    total = sum(pictures(params).values())
+    return shares(params.backgrounds or max(10, round(PUBLISHED * total)))
+
+
+@dataclass(frozen=True)
+class Bank:
+    """All that the pictures of one split are composed from.
+
+    cells: class -> the split's cells.
+    grain_HW3: float32 sensor noise of standard deviation 1, as large as a background.
+    """
+
+    protocol: Protocol
+    params: SmearParams
+    split: str
+    cells: Cells
+    grain_HW3: Array
+    _latest: dict[str, tuple[int, Scene]] = field(default_factory=dict, repr=False, compare=False)
+
+    def background(self, kind: str, k: int) -> Scene:
+        """The background of picture k, of a kind.
+
+        The pictures take the split's backgrounds one after another, each for as many pictures; so
+        only the latest of each kind is kept in memory, however many there are.
+        """
+        number = k * backgrounds(self.params)[self.split] // pictures(self.params)[self.split]
+        if kind not in self._latest or self._latest[kind][0] != number:
+            self._latest[kind] = number, self._strewn(kind, number)
+        return self._latest[kind][1]
+
+    def _strewn(self, kind: str, number: int) -> Scene:
+        mixes = self.protocol.background.mixes
+        place = SPLITS.index(self.split), list(mixes).index(kind), number
+        rng = stream(self.params.seed, BACKGROUND, *place)
+        return make_background(self.protocol, self.cells, mixes[kind], len(self.grain_HW3), rng)
+
+
+def make_bank(protocol: Protocol, params: SmearParams, split: str, cropped: Cells) -> Bank:
+    """The bank of one split; classes of which no cell was cropped have drawn ones.
+
+    A background is as large as the protocol says, or as a picture.
     """
     wanted = shares(params.cells_per_class)
-    cells: Cells = {split: dict.fromkeys(CELLS, ()) for split in SPLITS}
-    if params.cells_from is not None:
-        cells = crop_cells(Path(params.cells_from), protocol, wanted, stream(params.seed, GROUPS))
-    first = 0
-    for split, share in wanted.items():
-        for name in CELLS:
-            if not cells[split][name]:
-                streams = (stream(params.seed, DRAWING, CELLS.index(name), first + n) for n in range(share))
-                cells[split][name] = tuple(draw_cell(protocol, name, rng) for rng in streams)
-        first += share
-    return cells
-
-
-def cell_facts(cells: Cells) -> dict[str, float]:
-    """`drawn_<class>` and `cropped_<class>`: how many cells of each class the bank has, of all splits."""
-    facts = {}
-    for name in CELLS:
-        sources = [cell.source for split in cells.values() for cell in split[name]]
-        facts[f"drawn_{name}"] = float(sources.count(None))
-        facts[f"cropped_{name}"] = float(len(sources) - sources.count(None))
-    return facts
-
-
-def make_bank(protocol: Protocol, params: SmearParams, split: str, cells: Cells) -> Bank:
-    """The bank of one split; a background is as large as the protocol says, or as a picture."""
+    first = sum(wanted[earlier] for earlier in SPLITS[: SPLITS.index(split)])
+    cells = {}
+    for number, name in enumerate(CELLS):
+        streams = (stream(params.seed, DRAWING, number, first + n) for n in range(wanted[split]))
+        cells[name] = cropped.get(name) or tuple(draw_cell(protocol, name, rng) for rng in streams)
     side = max(protocol.background.side, params.size)
-    backgrounds = {}
-    for kind, (name, infected) in enumerate(protocol.background.mixes.items()):
-        numbers = range(protocol.background.count[split])
-        streams = (stream(params.seed, BACKGROUND, SPLITS.index(split), kind, n) for n in numbers)
-        backgrounds[name] = tuple(make_background(protocol, cells[split], infected, side, rng) for rng in streams)
-    return Bank(split, cells[split], backgrounds, make_grain(side, stream(params.seed, GRAIN)))
+    return Bank(protocol, params, split, cells, make_grain(side, stream(params.seed, GRAIN)))
 
 
 def make_grain(side: int, rng: np.random.Generator) -> Array:

@@ -6,8 +6,9 @@ nucleus over it, and a bright line of refraction around it. Shapes and sizes are
 classes in Wright- or Giemsa-stained smears.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -61,6 +62,24 @@ class Cell:
         farthest = np.hypot(y - (height - 1) / 2, x - (width - 1) / 2).max()
         return int(np.ceil(farthest / SUPERSAMPLING)) + 2
 
+    @cached_property
+    def stain_3(self) -> Array:
+        """(3,) mean absorbance of the covered pixels, at least 0.02."""
+        absorbed_3, covered = self.layers_HW4[..., :3].sum((0, 1)), self.layers_HW4[..., 3].sum()
+        return np.asarray(np.maximum(absorbed_3 / covered, 0.02))
+
+    def stained(self, own_3: Array, other_3: Array) -> "Cell":
+        """The cell with another stain in place of its own, both as mean absorbances.
+
+        A channel that the other stain absorbs less is weakened in proportion. Where it absorbs more,
+        that is added, by how much of its own stain a pixel holds (at most 1.25 times the mean):
+        multiples of nearly nothing would be noise.
+        """
+        absorbance = self.layers_HW4[..., :3]
+        amount_HW1 = np.clip(absorbance.mean(-1, keepdims=True) / own_3.mean(), 0, 1.25)
+        changed = absorbance * np.minimum(other_3 / own_3, 1) + amount_HW1 * np.maximum(other_3 - own_3, 0)
+        return replace(self, layers_HW4=np.dstack([changed, self.layers_HW4[..., 3]]).astype(np.float32))
+
     def turned(self, angle: float, mirrored: bool, offset: Pair = (0.0, 0.0)) -> Array:
         """float32 (S, S, 4) layers at the final resolution, S = 2 reach + 1.
 
@@ -70,10 +89,10 @@ class Cell:
             offset: (x, y) of the cell's centre from the middle pixel, pixels.
         """
         height, width = self.layers_HW4.shape[:2]
-        cos, sin = SUPERSAMPLING * np.cos(angle), SUPERSAMPLING * np.sin(angle)
-        turn = np.array([[-cos, sin], [sin, cos]]) if mirrored else np.array([[cos, -sin], [sin, cos]])
-        middle = np.array([(width - 1) / 2, (height - 1) / 2])
-        into = np.column_stack([turn, middle - turn @ (self.reach + np.array(offset))])
+        cos, sin = SUPERSAMPLING * math.cos(angle), SUPERSAMPLING * math.sin(angle)
+        (a, b), (c, d) = ((-cos, sin), (sin, cos)) if mirrored else ((cos, -sin), (sin, cos))
+        x, y = self.reach + offset[0], self.reach + offset[1]
+        into = np.array([[a, b, (width - 1) / 2 - a * x - b * y], [c, d, (height - 1) / 2 - c * x - d * y]])
         side = 2 * self.reach + 1
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return np.asarray(cv2.warpAffine(self.layers_HW4, into, (side, side), flags=flags))
@@ -94,7 +113,8 @@ def draw_cell(protocol: Protocol, name: str, rng: np.random.Generator) -> Cell:
 
 def trimmed(layers_HW4: Array) -> Array:
     """The layers without their empty margin."""
-    x, y, width, height = cv2.boundingRect((np.abs(layers_HW4).max(-1) > 0.004).astype(np.uint8))
+    strongest = np.maximum.reduce(cv2.split(np.abs(layers_HW4)))
+    x, y, width, height = cv2.boundingRect((strongest > 0.004).astype(np.uint8))
     return np.ascontiguousarray(layers_HW4[y : y + height, x : x + width])
 
 

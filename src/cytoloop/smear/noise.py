@@ -17,12 +17,12 @@ def fractal_noise(shape: tuple[int, int], period: float, rng: np.random.Generato
     total_HW = np.zeros(shape, np.float32)
     for octave in range(octaves):
         step = max(period / 2**octave, 1.0)
-        lattice = rng.standard_normal([int(side / step) + 4 for side in shape], np.float32)
-        into = np.array([[1 / step, 0, 1 + rng.random()], [0, 1 / step, 1 + rng.random()]])
-        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-        total_HW += 0.5**octave * cv2.warpAffine(lattice, into, shape[::-1], flags=flags, borderMode=cv2.BORDER_REFLECT)
-    spread = max(float(total_HW.std()), 1e-6)
-    return np.asarray((total_HW - float(total_HW.mean())) / spread)
+        lattice = rng.standard_normal([int(side / step) + 2 for side in shape], np.float32)
+        fine = cv2.resize(lattice, None, fx=step, fy=step, interpolation=cv2.INTER_CUBIC)
+        y, x = (int(rng.integers(have - side + 1)) for have, side in zip(fine.shape, shape, strict=True))
+        total_HW += np.float32(0.5**octave) * fine[y : y + shape[0], x : x + shape[1]]
+    mean, spread = (float(number[0, 0]) for number in cv2.meanStdDev(total_HW))
+    return np.asarray((total_HW - mean) / max(spread, 1e-6))
 
 
 def ramp(field: Array, low: float, high: float) -> Array:

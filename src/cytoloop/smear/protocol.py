@@ -61,9 +61,6 @@ class BackgroundProtocol(Section):
 
     side: int = Field(ge=64, le=4096, description="side, pixels; a larger picture has a background of its own size")
     mixes: dict[str, Fraction] = Field(min_length=1, description="kind -> fraction of infected red cells")
-    count: Annotated[dict[str, Annotated[int, Field(ge=1)]], _names(("train", "val", "test"))] = Field(
-        description="backgrounds of each kind, by split"
-    )
     coverage: Annotated[tuple[Fraction, Fraction], AfterValidator(_rising)] = Field(
         description="[least, most] fraction of the area that red cells are to cover"
     )

@@ -1,5 +1,6 @@
 """What a dataset layout is: how the pictures of a source are found by name, and how they are read."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,15 @@ class Entry:
         if len(self.masks) > 1:
             return self.masks[0].rpartition("/")[0]
         return self.masks[0] if self.masks else None
+
+
+class Composed(Sequence[Entry]):
+    """Entries that are made, each by its place alone: any process can make any of them, and read it without files."""
+
+    @property
+    @abstractmethod
+    def made_of(self) -> Any:
+        """All that they are made of, as JSON can have it."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +134,6 @@ class Layout:
     check: Callable[[Source, Found], None]
     """Raises SourceError when the declared classes or thresholds cannot serve this layout."""
     unfold: Callable[[Source, Found], Iterable[Entry]] = lambda _, found: found.entries
-    """Entries as they are read: where a file holds many pictures, one for each of them."""
+    """Entries as they are read: where a file holds many pictures, one for each of them; or Composed."""
     suggested: Callable[[Sequence[str]], bool] = lambda _: True
     """Whether a source that it fits looks so much like it that people should be told of it."""

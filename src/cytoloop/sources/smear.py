@@ -2,13 +2,48 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from cytoloop.artifacts import CARD, read_card, sha256_file
 from cytoloop.errors import SourceError
-from cytoloop.sources.layout import Entry, Found, Layout, Mask, Picture, Source
+from cytoloop.sources.layout import Composed, Entry, Found, Layout, Mask, Picture, Source
+
+if TYPE_CHECKING:
+    from cytoloop.smear import Smears
 
 log = logging.getLogger("cytoloop")
+
+
+class SmearEntries(Composed):
+    """The composed pictures as entries; `protocol` is the name of the file that they are composed by."""
+
+    def __init__(self, protocol: str, smears: "Smears") -> None:
+        self.protocol, self.smears = protocol, smears
+
+    @property
+    def made_of(self) -> Any:
+        params = self.smears.params
+        cells = [_digests(Path(folder)) for folder in params.cells_from]
+        return [self.smears.protocol.model_dump(mode="json"), params.model_dump(mode="json"), cells]
+
+    def __len__(self) -> int:
+        return len(self.smears)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[k] for k in range(len(self))[place]]
+        smear = self.smears[place]
+        name = f"{self.protocol}#{smear.id}"
+        return Entry(smear.id, smear.id, "", name, (name,), given_split=smear.split, arrays=smear)
+
+
+def _digests(folder: Path) -> Any:
+    """Of a folder that cells come from: its table's rows, or its files."""
+    if (folder / CARD).is_file():
+        return read_card(folder).digest
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.glob("*/*"))}
 
 
 def _find(names: Sequence[str]) -> Found:
@@ -17,22 +52,16 @@ def _find(names: Sequence[str]) -> Found:
     return Found(entries, [name for name in names if name not in protocols], protocols[1:])
 
 
-def _unfold(source: Source, found: Found) -> Iterator[Entry]:
-    from cytoloop.smear import cell_facts, compose_smears, make_cells, read_protocol
+def _unfold(source: Source, found: Found) -> SmearEntries:
+    from cytoloop.smear import Smears, read_protocol
 
     (entry,) = found.entries
     with source.tree.local(str(entry.picture)) as path:
-        protocol = read_protocol(path)
-    cells = make_cells(protocol, source.params.smear)
-    drawn = [name for name, count in cell_facts(cells).items() if name.startswith("drawn_") and count]
-    if source.params.smear.cells_from and drawn:
-        names = ", ".join(name.removeprefix("drawn_") for name in drawn)
-        log.warning("%s has too few cells of these classes, which are drawn: %s", source.params.smear.cells_from, names)
-    for smear in compose_smears(protocol, source.params.smear, cells=cells):
-        place = f"{entry.picture}#{smear.id}"
-        yield replace(
-            entry, id=smear.id, stem=smear.id, picture=place, masks=(place,), given_split=smear.split, arrays=smear
-        )
+        smears = Smears(read_protocol(path), source.params.smear)
+    if source.params.smear.cells_from and smears.drawn():
+        lacking = [f"{name} ({', '.join(splits)})" for name, splits in smears.drawn().items()]
+        log.warning("ingest.smear.cells_from has no cells of these classes, which are drawn: %s", "; ".join(lacking))
+    return SmearEntries(str(entry.picture), smears)
 
 
 def _read_picture(source: Source, entry: Entry) -> Picture:

@@ -5,18 +5,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from cytoloop.ahead import ahead
 from cytoloop.artifacts import TRAIN, Row, TableWriter, read_card, read_facts, read_rows, read_splits
 from cytoloop.door import Input, Numbers, Output
 from cytoloop.errors import ArtifactError
-from cytoloop.images.augment import Sample, Variations
+from cytoloop.images.augment import Sample
 from cytoloop.images.codec import LabelCodec
 from cytoloop.images.decode import decode_ids, decode_instances, decode_rgb
 from cytoloop.images.facts import mask_facts, picture_facts
 from cytoloop.params import AugmentParams
+from cytoloop.variation import chance, vary
 
 
 def augment(raw: Input, splits: Input, augmented: Output, augment_params: AugmentParams) -> Numbers:
@@ -51,28 +51,21 @@ def _training_ids(raw: Path, splits: Path) -> set[str]:
 
 def _variants(origin: Row, codec: LabelCodec, params: AugmentParams) -> list[Row]:
     """All variants of one picture."""
-    variations = Variations(params.flips, params.rotation, exact=params.quarter_turns)
     sample = Sample(
         decode_rgb(origin.image or b""),
         decode_ids(origin.mask or b""),
         decode_instances(origin.instances) if origin.instances else None,
     )
-    height, width = sample.mask_HW.shape
     variants = []
     for number in range(1, params.copies + 1):
-        geometry = variations.draw(square=height == width, rng=_chance(params.seed, origin.id, number))
-        variants.append(_row(origin, number, geometry.apply(sample), codec))
+        variant = vary(sample, params, chance(params.seed, origin.id, number), surely=True)
+        variants.append(_row(origin, number, variant, codec))
     return variants
-
-
-def _chance(seed: int, origin: str, number: int) -> np.random.Generator:
-    digest = hashlib.sha256(f"{seed}\0{origin}\0{number}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16]))
 
 
 def _row(origin: Row, number: int, sample: Sample, codec: LabelCodec) -> Row:
     """The variant's row, with its facts taken anew from its pixels."""
-    facts = picture_facts(sample.image_HW3) | mask_facts(sample.mask_HW, sample.instances_HW, codec)
+    facts = picture_facts(sample.image_HWC) | mask_facts(sample.mask_HW, sample.instances_HW, codec)
     return replace(
         origin,
         id=f"{origin.id}~{number}",

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,9 +15,10 @@ from cytoloop.artifacts import (
     REPORT,
     SPLITS_SUMMARY,
     TEST,
+    TRAIN,
     Row,
+    flat,
     read_card,
-    read_facts,
     read_json,
     read_rows,
     read_splits,
@@ -28,18 +29,22 @@ from cytoloop.door import Input, Numbers, Output
 from cytoloop.errors import ArtifactError, ModelError
 from cytoloop.images.codec import LabelCodec
 from cytoloop.images.decode import decode_ids, decode_instances, decode_rgb
-from cytoloop.params import EvaluateParams
+from cytoloop.params import EvaluateParams, ModelParams, PublishedFigure
 from cytoloop.report import charts
-from cytoloop.report.contact import Example, choose, thumbnails
+from cytoloop.report.contact import Example, Sample, choose, picture_and_truth, thumbnails
 from cytoloop.report.page import Evaluation, render
 from cytoloop.report.validation import validation_section
 from cytoloop.scores import pixels
 from cytoloop.scores.bootstrap import GroupBootstrap
 from cytoloop.scores.tally import Judged, Tally, metrics, plain
 
+if TYPE_CHECKING:
+    from cytoloop.model.named import NamedScores
+
 Array = np.ndarray[Any, Any]
 
 BATCH = 8
+SAMPLES = 6
 COLUMNS = ("image", "mask", "instances")
 SUMMARY = "summary.json"
 """A few of the metrics: a table of `dvc metrics show` that fits a terminal."""
@@ -87,7 +92,9 @@ class Asked(Protocol):
     codec: LabelCodec
     meta: dict[str, Any]
 
-    def predict(self, pictures: Sequence[Array], /) -> Sequence[Answer]: ...
+    def ask(self, pictures: Sequence[Array], /) -> Iterable[Sequence[Array]]: ...
+
+    def answer(self, said: Sequence[Array], height: int, width: int, /) -> Answer: ...
 
 
 def evaluate(
@@ -95,8 +102,9 @@ def evaluate(
 ) -> Numbers:
     """Score the model on the test rows.
 
-    Writes metrics.json and a short summary.json; the tables per_class.csv, per_picture.csv,
-    confusion.csv and evaluation.csv; confusion.png and report.html.
+    Writes metrics.json and a short summary.json; the tables per_class.csv, per_picture.csv and
+    confusion.csv; evaluation.csv with the loss and the seeds' metrics (see `model.named`) before ours;
+    confusion.png and report.html.
 
     Returns:
         The scores of HEADLINES and the worst class' Dice, NaN where nothing could be scored.
@@ -119,24 +127,28 @@ def judge(predictor: Asked, inputs: tuple[Path, Path, Path, Path], evaluation: P
             f"{model}: made for the classes {', '.join(predictor.codec.names)}, "
             f"but {raw} has {', '.join(card.codec.names)}; train on this data, or evaluate on the model's"
         )
-    tally = _score_test_split(predictor, raw, splits)
+    named = named_scores(predictor.meta, params)
+    tally = _score_test_split(predictor, raw, splits, named)
     bootstrap = GroupBootstrap(tally.groups, params.bootstrap_samples, params.confidence, params.seed)
     found = metrics(tally, bootstrap)
+    census = read_json(splits / SPLITS_SUMMARY)
     told = {
         **plain(found),
-        "test_digest": read_json(splits / SPLITS_SUMMARY)["test_digest"],
+        **_beside_published(plain(found), named, params.published),
+        "confidence": params.confidence,
+        "test_digest": census["test_digest"],
         "model_digest": predictor.meta["model_digest"],
     }
     report = Evaluation(
         metrics=told,
         tally=tally,
         examples=examples(predictor, raw, tally, params.examples),
+        samples=samples(raw, splits, card.codec),
         card=card,
-        splits=_split_sizes(raw, splits),
+        census=census,
         history=_history(model / HISTORY),
         meta=predictor.meta,
         validation=validation_section(read_json(validated / RECEIPT)),
-        confidence=params.confidence,
     )
     write_json(evaluation / METRICS, told)
     write_json(evaluation / SUMMARY, {name: told[name] for name in SUMMARISED})
@@ -145,21 +157,47 @@ def judge(predictor: Asked, inputs: tuple[Path, Path, Path, Path], evaluation: P
     return {name: float(found[name]) for name in HEADLINES} | {"worst_class_dice": found["worst_class"]["dice"]}
 
 
-def _score_test_split(predictor: Asked, raw: Path, splits: Path) -> Tally:
+def named_scores(meta: Mapping[str, Any], params: EvaluateParams) -> "NamedScores":
+    """To be filled: the loss and metrics that the model was trained with, and those published that fit it."""
+    from cytoloop.model.named import NamedScores, fitting
+
+    model = ModelParams.model_validate(meta["model"])
+    trained = meta["provenance"].get("params", {}).get("train", {})
+    names = [trained.get("loss"), *trained.get("metrics", ()), *(figure.name for figure in params.published)]
+    return NamedScores(fitting(names, model.num_classes), model, trained.get("batch_size", BATCH))
+
+
+def _beside_published(
+    found: Mapping[str, Any], named: "NamedScores", published: Sequence[PublishedFigure]
+) -> dict[str, Any]:
+    """The scores by the seeds' names, and each published figure with ours of the same name, null where we have none."""
+    scores, background = (plain(means) for means in named.means())
+    ours = flat(found) | scores
+    return {
+        "seed_metrics": scores,
+        "background_seed_metrics": background,
+        "published": [
+            {**figure.model_dump(), "here": ours.get(figure.name), "background": background.get(figure.name)}
+            for figure in published
+        ],
+    }
+
+
+def _score_test_split(predictor: Asked, raw: Path, splits: Path, named: "NamedScores") -> Tally:
     test = sorted(i for i, split in read_splits(splits).items() if split == TEST)
     if not test:
         raise ArtifactError(
             f"{splits}: no picture is in the test split; add groups, or raise split.test and split again"
         )
-    tally = score(predictor, read_rows(raw, test, COLUMNS), len(test))
+    tally = score(predictor, read_rows(raw, test, COLUMNS), len(test), named)
     unknown = sorted(set(test) - set(tally.ids))
     if unknown:
         raise ArtifactError(f"{splits}: test picture {unknown[0]!r} is not in {raw}; split this data again")
     return tally
 
 
-def score(predictor: Asked, rows: Iterable[Row], total: int) -> Tally:
-    """Ask the predictor about each row, and keep the counts; memory holds one batch.
+def score(predictor: Asked, rows: Iterable[Row], total: int, named: "NamedScores") -> Tally:
+    """Ask the predictor about each row once, and keep the counts; memory holds one batch.
 
     Raises:
         ArtifactError: a row has no picture or no mask.
@@ -168,8 +206,9 @@ def score(predictor: Asked, rows: Iterable[Row], total: int) -> Tally:
 
     tally = Tally(predictor.codec.names)
     with tqdm(total=total, desc="evaluate", unit="picture") as bar:
-        for row, pair in _answered(predictor, rows):
+        for row, pair, said in _answered(predictor, rows):
             tally.add(row.id, row.group, pair)
+            named.add(pair.truth_HW, said)
             bar.update()
     return tally
 
@@ -181,7 +220,7 @@ def examples(predictor: Asked, raw: Path, tally: Tally, count: int) -> list[Exam
     ids = {tally.ids[place] for places in chosen.values() for place in places}
     shown = {
         row.id: thumbnails(pair.rgb_HW3, pair.truth_HW, pair.prediction_HW, predictor.codec)
-        for row, pair in _answered(predictor, read_rows(raw, ids, COLUMNS))
+        for row, pair, _ in _answered(predictor, read_rows(raw, ids, COLUMNS))
     }
     return [
         Example(part, tally.ids[place], tally.groups[place], float(scores_N[place]), **shown[tally.ids[place]])
@@ -190,15 +229,27 @@ def examples(predictor: Asked, raw: Path, tally: Tally, count: int) -> list[Exam
     ]
 
 
-def _answered(predictor: Asked, rows: Iterable[Row]) -> Iterator[tuple[Row, Judged]]:
-    """Each row with its picture, truth and prediction, a batch at a time."""
+def samples(raw: Path, splits: Path, codec: LabelCodec) -> list[Sample]:
+    """Pictures of the train split with their truth, evenly spread over the ids."""
+    train = sorted(i for i, split in read_splits(splits).items() if split == TRAIN)
+    chosen = {train[n * len(train) // SAMPLES] for n in range(SAMPLES) if train}
+    return [
+        Sample(row.id, **picture_and_truth(decode_rgb(row.image), decode_ids(row.mask), codec))
+        for row in read_rows(raw, chosen, COLUMNS)
+        if row.image is not None and row.mask is not None
+    ]
+
+
+def _answered(predictor: Asked, rows: Iterable[Row]) -> Iterator[tuple[Row, Judged, Sequence[Array]]]:
+    """Each row with its picture, truth and prediction, and what the network said of its views; a batch at a time."""
     rows = iter(rows)
     while batch := list(islice(rows, BATCH)):
         pictures = [decode_rgb(_there(row, row.image)) for row in batch]
-        for row, rgb_HW3, answer in zip(batch, pictures, predictor.predict(pictures), strict=True):
+        for row, rgb_HW3, said in zip(batch, pictures, predictor.ask(pictures), strict=True):
+            answer = predictor.answer(said, *rgb_HW3.shape[:2])
             instances_HW = None if row.instances is None else decode_instances(row.instances)
             truth_HW = decode_ids(_there(row, row.mask))
-            yield row, Judged(rgb_HW3, truth_HW, answer.ids_HW, answer.probability_HW, instances_HW)
+            yield row, Judged(rgb_HW3, truth_HW, answer.ids_HW, answer.probability_HW, instances_HW), said
 
 
 def _there(row: Row, data: bytes | None) -> bytes:
@@ -208,14 +259,6 @@ def _there(row: Row, data: bytes | None) -> bytes:
             "correct the source, or take it out of the test split"
         )
     return data
-
-
-def _split_sizes(raw: Path, splits: Path) -> list[tuple[str, int, int]]:
-    """Name, pictures and groups of each split that has any, in the order train, val, test, excluded."""
-    facts = read_facts(raw, ["id", "group"])
-    found = facts.assign(split=facts["id"].map(read_splits(splits))).groupby("split")["group"].agg(["size", "nunique"])
-    order = [name for name in ("train", "val", "test", "excluded") if name in found.index]
-    return [(name, int(found.loc[name, "size"]), int(found.loc[name, "nunique"])) for name in order]
 
 
 def _history(path: Path) -> dict[str, list[float]]:
@@ -243,7 +286,8 @@ def _write_tables(folder: Path, told: Mapping[str, Any], tally: Tally) -> None:
         ["actual \\ predicted", *names],
         ([name, *row] for name, row in zip(names, confusion_CC.tolist(), strict=True)),
     )
-    write_csv(folder / EVALUATION_CSV, None, ([name, told[name]] for name in HEADLINES))
+    ours = {name: told[name] for name in HEADLINES}
+    write_csv(folder / EVALUATION_CSV, None, (told["seed_metrics"] | ours).items())
     side = 2.6 + 0.36 * len(names)
     (folder / CONFUSION_PNG).write_bytes(charts.png(charts.confusion(confusion_CC, names), side, side))
 

@@ -16,7 +16,7 @@ import csv
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +42,9 @@ from cytoloop.door import Input, Numbers, Output
 from cytoloop.errors import ArtifactError
 from cytoloop.images.hashes import near_duplicates
 from cytoloop.params import SplitParams
+from cytoloop.report import charts
 
+STATISTICS_PNG = "statistics.png"
 PARTS = (TRAIN, VAL, TEST)
 FACTS = ("sha256", "phash", "given_split", "class_pixels")
 SEEDS = 1000  # tried for a suggestion, fewer where there are so many groups that
@@ -58,9 +60,9 @@ log = logging.getLogger("cytoloop")
 def split(raw: Input, validated: Input, splits: Output, split_params: SplitParams) -> Numbers:
     """Divide the pictures by group, keeping near-duplicates from facing each other.
 
-    Writes `splits.csv` (id, group, split, reason, in the table's order) and `splits.json`: counts,
-    presence of the classes, the seed and perhaps a better one, and `test_digest`, which identifies
-    the frozen test set.
+    Writes `splits.csv` (id, group, split, reason, in the table's order); `splits.json`: counts, presence
+    and pixels of the classes, the seed and perhaps a better one, and `test_digest`, which identifies
+    the frozen test set; and the counts as a chart, statistics.png.
 
     A split that came with the source is kept when `respect_given` is set: groups given as val or
     test stay there; a val or test that the source does not have is carved by the hash from the
@@ -93,6 +95,8 @@ def split(raw: Input, validated: Input, splits: Output, split_params: SplitParam
         "near_duplicate_pairs": len(pairs),
     }
     write_json(splits / SPLITS_SUMMARY, summary)
+    names = card.codec.names
+    (splits / STATISTICS_PNG).write_bytes(charts.png(charts.statistics(summary, names), *charts.statistics_size(names)))
     _warn(summary)
     return {**summary["pictures"], "groups": len(groups.names)}
 
@@ -257,12 +261,9 @@ def _write_splits(path: Path, pictures: Sequence[Row], parts: Sequence[str], rea
 
 
 def _census(pictures: Sequence[Row], parts: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
-    """What came of it: pictures and groups of each split, overall and by class."""
+    """What came of it: pictures and groups of each split, overall and by class, and the pixels of each class."""
     placed = list(zip(pictures, parts, strict=True))
-    by_class = {
-        name: _count((p, part) for p, part in placed if p.class_pixels and p.class_pixels[number])
-        for number, name in enumerate(names)
-    }
+    by_class = {name: _count_class(placed, label) for label, name in enumerate(names)}
     return {
         **_count(placed),
         "classes": by_class,
@@ -274,8 +275,13 @@ def _census(pictures: Sequence[Row], parts: Sequence[str], names: Sequence[str])
     }
 
 
-def _count(placed: Iterable[tuple[Row, str]]) -> dict[str, Any]:
-    placed = list(placed)
+def _count_class(placed: Sequence[tuple[Row, str]], label: int) -> dict[str, Any]:
+    having = [(picture, part) for picture, part in placed if picture.class_pixels and picture.class_pixels[label]]
+    pixels = {part: sum((p.class_pixels or [])[label] for p, there in having if there == part) for part in PARTS}
+    return {**_count(having), "pixels": pixels}
+
+
+def _count(placed: Sequence[tuple[Row, str]]) -> dict[str, Any]:
     pictures = {part: sum(there == part for _, there in placed) for part in (*PARTS, EXCLUDED)}
     groups = {part: len({p.group for p, there in placed if there == part}) for part in PARTS}
     fractions = {part: groups[part] / max(sum(groups.values()), 1) for part in PARTS}

@@ -1,32 +1,36 @@
 """train: fit the network to the train split, choose its epoch on val, and write the bundle."""
 
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from cytoloop import tracking
 from cytoloop.artifacts import (
     BEST_PARAMS,
     HISTORY,
-    SPLITS,
     VAL,
     flat,
     read_card,
     read_json,
     read_rows,
     read_splits,
-    sha256_file,
     write_csv,
 )
 from cytoloop.door import Input, Numbers, Output
 from cytoloop.images.decode import decode_rgb
+from cytoloop.model import checkpoints
 from cytoloop.model import training as trainer
 from cytoloop.model.architectures import build
 from cytoloop.model.bundle import Description, read_bundle, write_bundle
-from cytoloop.model.data import training_streams
+from cytoloop.model.data import TrainingFolders, standardized, training_streams
 from cytoloop.model.predict import Predictor
-from cytoloop.params import ModelParams, TrainParams
+from cytoloop.params import AugmentParams, ModelParams, TrainParams
 from cytoloop.provenance import provenance
+from cytoloop.report import epochs
 from cytoloop.report.curves import write_curves
 from cytoloop.workspace import unfinished
+
+CHECKPOINTS, EPOCHS = "checkpoints", "epochs"  # folders in the work folder, and in the model's
 
 
 def train(
@@ -35,24 +39,23 @@ def train(
     augmented: Input,
     best_params: Input,
     model: Output,
+    augment_params: AugmentParams,
     model_params: ModelParams,
     train_params: TrainParams,
 ) -> Numbers:
     """Train on the train rows and their augmented copies, judge each epoch on the val rows.
 
-    Writes the bundle, history.csv (a line an epoch) and the curves as PNG. Killed and run again with
+    Writes the bundle, history.csv (a line an epoch), the curves as PNG, a montage of val pictures before
+    the first epoch and after each, and checkpoints where they are asked for. Killed and run again with
     nothing changed, it goes on after the last finished epoch and ends with the same weights.
     """
     model_params = model_params.model_copy(update=read_json(best_params / BEST_PARAMS)["model"])
-    sections = {"model": model_params, "train": train_params}
+    folders = TrainingFolders(raw, splits, augmented)
+    stream, val = training_streams(folders, model_params, train_params.batch_size, augment_params)
+    model_params = standardized(model_params, stream)
     card = read_card(raw)
-    digests = {
-        "raw": card.digest,
-        "splits": sha256_file(splits / SPLITS),
-        "augmented": read_card(augmented).digest,
-    }
-    facts = provenance(digests, sections)
-    stream, val = training_streams(raw, splits, augmented, model_params, train_params.batch_size)
+    digests = folders.digests() | checkpoints.start_digest(train_params)
+    facts = provenance(digests, {"augment": augment_params, "model": model_params, "train": train_params})
     with (
         unfinished("train", [digests, facts["params"], facts["versions"]]) as work,
         tracking.start_run(tracking.experiment_name(), f"train {model_params.architecture}", {}) as run,
@@ -60,36 +63,30 @@ def train(
         run.log_params(flat(facts["params"]))
         run.log_dataset(card.name, card.digest, "training")
         training = trainer.start(build, model_params, train_params, stream)
-        trainer.restore(training, work)
+        checkpoints.begin(training, work / CHECKPOINTS)
+        shown = epochs.choose(raw, splits, model_params, train_params.epoch_pictures)
         with _EpochBar(train_params.epochs, training.progress.epoch) as bar:
-            trainer.run(training, stream, val, lambda state: _after_epoch(state, work, run, bar))
+            diary = _Diary(work, run, epochs.Album(work / EPOCHS, shown, card.codec), bar)
+            trainer.score_start(training, val)
+            diary.draw(training)
+            trainer.run(training, stream, val, diary.after_epoch)
         threshold = trainer.choose_threshold(training, val)
         min_object = trainer.choose_min_object(training, val, threshold)
         description = Description(model_params, card.codec, threshold, min_object, facts)
         digest = write_bundle(model, training.network, description)
-        history = training.progress.history
-        write_csv(model / HISTORY, list(history[0]), ([_short(value) for value in line.values()] for line in history))
-        write_curves(model, history)
+        _write_history(model, training.progress.history)
         _write_sample(model, raw, splits)
+        if shown:
+            shutil.copytree(work / EPOCHS, model / EPOCHS)
         run.log_artifacts(model, "model")
         run.set_tags({"model_digest": digest, "git_commit": facts["git_commit"]})
+        checkpoints.copy_kept(training, work / CHECKPOINTS, model / CHECKPOINTS)
     return {
         "epochs": float(training.progress.epoch),
         "best_epoch": float(training.progress.best_epoch + 1),
         "val_macro_dice": training.progress.best_score,
         "parameters": float(training.network.count_params()),
     }
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.6g}")
-
-
-def _after_epoch(state: trainer.Training, work: Path, run: tracking.Run, bar: "_EpochBar") -> None:
-    line = state.progress.history[-1]
-    trainer.save(state, work)
-    run.log_metrics({name: value for name, value in line.items() if name != "epoch"}, state.progress.epoch)
-    bar.show(line)
 
 
 class _EpochBar:
@@ -111,6 +108,46 @@ class _EpochBar:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
+
+
+@dataclass(frozen=True)
+class _Diary:
+    """What is kept and shown of a training as it goes on."""
+
+    work: Path
+    run: tracking.Run
+    album: epochs.Album
+    bar: _EpochBar
+
+    def after_epoch(self, training: trainer.Training) -> None:
+        line, epoch = training.progress.history[-1], training.progress.epoch
+        self.draw(training)
+        checkpoints.save(training, self.work / CHECKPOINTS)
+        self.run.log_metrics({name: value for name, value in line.items() if name != "epoch"}, epoch)
+        self.bar.show(line)
+
+    def draw(self, training: trainer.Training) -> None:
+        """What the network answers now."""
+        with trainer.averaged(training):
+            page = self.album.add(training.progress.epoch, _title(training.progress), training.ask)
+        if page is not None:
+            self.run.log_picture(page, EPOCHS, training.progress.epoch)
+
+
+def _title(progress: trainer.Progress) -> str:
+    if not progress.history:
+        known = f": val macro Dice {progress.best_score:.4f}" if progress.best_score >= 0 else ""
+        return f"before training{known}"
+    score = progress.history[-1]["val_macro_dice"]
+    best = f"{progress.best_score:.4f} (epoch {progress.best_epoch + 1})"
+    return f"epoch {progress.epoch}: val macro Dice {score:.4f}, best {best}"
+
+
+def _write_history(model: Path, history: list[trainer.Line]) -> None:
+    write_csv(
+        model / HISTORY, list(history[0]), ([trainer.short(value) for value in line.values()] for line in history)
+    )
+    write_curves(model, history)
 
 
 def _write_sample(model: Path, raw: Path, splits: Path) -> None:

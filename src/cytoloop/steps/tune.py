@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from cytoloop.artifacts import BEST_PARAMS, SPLITS, TRIALS, read_card, sha256_file, write_csv, write_json
+from cytoloop.artifacts import BEST_PARAMS, TRIALS, write_csv, write_json
 from cytoloop.door import Input, Numbers, Output
 from cytoloop.model import training as trainer
 from cytoloop.model.architectures import build
-from cytoloop.model.data import PictureStream, training_streams
-from cytoloop.params import ModelParams, TrainParams, TuneParams
+from cytoloop.model.data import PictureStream, TrainingFolders, standardized, training_streams
+from cytoloop.params import AugmentParams, ModelParams, TrainParams, TuneParams
 from cytoloop.workspace import unfinished
 
 Choice = dict[str, Any]
@@ -20,6 +20,7 @@ def tune(
     augmented: Input,
     best_params: Output,
     tune_params: TuneParams,
+    augment_params: AugmentParams,
     model_params: ModelParams,
     train_params: TrainParams,
 ) -> Numbers:
@@ -33,15 +34,16 @@ def tune(
         write_json(best_params / BEST_PARAMS, {"model": {}, "val_macro_dice": None})
         (best_params / TRIALS).write_text("trial,state,val_macro_dice\n", "utf-8")
         return {"trials": 0.0}
-    short = train_params.model_copy(update={"epochs": tune_params.epochs})
-    data = [read_card(raw).digest, sha256_file(splits / SPLITS), read_card(augmented).digest]
+    short = train_params.model_copy(update={"epochs": tune_params.epochs, "start_from": None})
+    folders = TrainingFolders(raw, splits, augmented)
+    sections = [section.model_dump() for section in (tune_params, augment_params, model_params, short)]
 
     def score(choice: Choice) -> float:
         model = model_params.model_copy(update=choice)
-        stream, val = training_streams(raw, splits, augmented, model, train_params.batch_size, tune_params.pictures)
-        return _train_briefly(model, short, stream, val)
+        stream, val = training_streams(folders, model, short.batch_size, augment_params, tune_params.pictures)
+        return _train_briefly(standardized(model, stream), short, stream, val)
 
-    with unfinished("tune", [data, tune_params.model_dump(), model_params.model_dump(), short.model_dump()]) as work:
+    with unfinished("tune", [folders.digests(), sections]) as work:
         study = _search(score, work, tune_params, model_params)
         trials = study.get_trials()
         best = study.best_trial

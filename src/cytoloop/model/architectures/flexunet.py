@@ -11,7 +11,7 @@ arXiv:1505.04597. Level i (0 is the full resolution) has
 
 from typing import TYPE_CHECKING, Any
 
-from cytoloop.model.architectures.layers import head, normalized, picture_input, scaled
+from cytoloop.model.architectures.layers import head, kernel_of, normalized, picture_input, scaled
 from cytoloop.params import ModelParams
 
 if TYPE_CHECKING:
@@ -56,8 +56,3 @@ def _level(x: Any, model: ModelParams, level: int, name: str) -> Any:
         if half == 1:
             x = keras.layers.Dropout(min(model.dropout_rate * level, 0.9), name=f"{name}_dropout")(x)
     return x
-
-
-def kernel_of(model: ModelParams, level: int) -> int:
-    """Side of a level's kernels, pixels."""
-    return max(model.base_kernels - 2 * level, min(model.base_kernels, 3))
