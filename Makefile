@@ -9,10 +9,10 @@ export GX_ANALYTICS_ENABLED := false
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast check format bench lock deps report mlflow clean
+.PHONY: help setup run smear-dataset test test-fast check format bench lock deps report mlflow clean
 
 help: ## list the tasks
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: .venv/ready ## make .venv from requirements.lock
 
@@ -27,6 +27,9 @@ setup: .venv/ready ## make .venv from requirements.lock
 run: setup ## run the pipeline; RECIPE=leukemia SOURCE=path for real pictures
 	@if [ -n "$(RECIPE)" ]; then cytoloop recipe use "$(RECIPE)" $(if $(SOURCE),--source "$(SOURCE)") $(if $(FORCE),--force); fi
 	@dvc repro && cytoloop status
+
+smear-dataset: setup ## compose smears into data/smear; TRAIN=65350 VALID=6560 TEST=6560
+	cytoloop smear --train $(or $(TRAIN),65350) --valid $(or $(VALID),6560) --test $(or $(TEST),6560)
 
 test: setup ## all tests, the fast ones first
 	pytest -q tests/unit tests/property tests/steps tests/contract

@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 
 from cytoloop import __version__
 from cytoloop.door import FOLDERS, STEPS, Numbers, interface, run_step
-from cytoloop.errors import CytoloopError
-from cytoloop.params import Params, load_params
+from cytoloop.errors import ArtifactError, CytoloopError, ParamsError
+from cytoloop.params import Params, SmearParams, load_params
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -27,7 +27,7 @@ HELP = {
     "ingest": "read a source's pictures and masks into the table `raw`",
     "validate": "judge the table; stop with a list of what is wrong",
     "split": "divide the groups into train, val and test",
-    "augment": "write flipped and rotated copies of the training rows",
+    "augment": "write varied copies of the training rows",
     "tune": "search the network's size on train and val",
     "train": "fit the network and write the bundle `model`",
     "evaluate": "score the model on test; write metrics and the HTML report",
@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     for step in STEPS:
         _add_step(commands, step)
     _add_sources(commands)
+    _add_smear(commands)
+    _add_export(commands)
+    _add_augmentations(commands)
     _add_predict(commands)
     _add_model(commands)
     _add_classify(commands)
@@ -135,6 +138,70 @@ def _sources(_: argparse.Namespace) -> None:
 
 def _indent(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.strip("\n").splitlines())
+
+
+def _add_smear(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _add(
+        commands, "smear", "compose a dataset of blood smears, as a table; goes on where it was killed", _smear
+    )
+    parser.add_argument("--train", required=True, type=int, help="pictures composed from the training cells")
+    parser.add_argument("--valid", required=True, type=int, help="... from the validation cells")
+    parser.add_argument("--test", required=True, type=int, help="... from the test cells")
+    parser.add_argument("--output", type=Path, default=Path("data/smear"), help="folder of the table (data/smear)")
+    parser.add_argument(
+        "--params",
+        type=Path,
+        default=Path("recipes/default.yaml"),
+        help="params file with classes and ingest.smear (recipes/default.yaml)",
+    )
+
+
+def _smear(parsed: argparse.Namespace) -> None:
+    params = load_params(parsed.params)
+    if params.ingest.layout != "smear":
+        raise ParamsError(
+            f"{parsed.params}: ingest.layout is {params.ingest.layout}; to compose smears it must be smear"
+        )
+    counts = {"train": parsed.train, "valid": parsed.valid, "test": parsed.test}
+    smear = SmearParams.model_validate(params.ingest.smear.model_dump() | counts)
+    composed = params.model_copy(update={"ingest": params.ingest.model_copy(update={"smear": smear})})
+    print(f"{_line(run_step('ingest', {'raw': parsed.output}, composed))} -> {parsed.output}")
+
+
+def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _add(commands, "export", "a table as folders of pictures, masks and COCO boxes, for other tools", _export)
+    parser.add_argument("--table", type=Path, default=Path(FOLDERS["raw"]), help=f"the table ({FOLDERS['raw']})")
+    parser.add_argument("--splits", type=Path, help="folder of its splits; else those that the pictures came with")
+    parser.add_argument("--to", required=True, type=Path, help="folder to make")
+    parser.add_argument("--masks", choices=("color", "ids"), default="color", help="class colours, or class ids")
+
+
+def _export(parsed: argparse.Namespace) -> None:
+    from cytoloop.export import export
+
+    print(f"{_line(export(parsed.table, parsed.to, parsed.splits, parsed.masks))} -> {parsed.to}")
+
+
+def _add_augmentations(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _add(commands, "augmentations", "a page that shows every augmentation on one picture", _augmentations)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (params.yaml)")
+    parser.add_argument("--table", type=Path, default=Path(FOLDERS["raw"]), help=f"the table ({FOLDERS['raw']})")
+    parser.add_argument("--picture", help="id of a picture of the table; else its first")
+    parser.add_argument("--output", type=Path, default=Path("reports/augmentations"), help="folder for the page")
+
+
+def _augmentations(parsed: argparse.Namespace) -> None:
+    from cytoloop.artifacts import read_rows
+    from cytoloop.images.decode import decode_ids, decode_rgb
+    from cytoloop.report.augmentations import PAGE, write_augmentation_page
+
+    params = load_params(parsed.params).augment
+    rows = read_rows(parsed.table, None if parsed.picture is None else {parsed.picture}, ["image", "mask"])
+    row = next((row for row in rows if row.image and row.mask), None)
+    if row is None:
+        raise ArtifactError(f"{parsed.table}: has no sound picture {parsed.picture or ''}; ids are in its column id")
+    write_augmentation_page(decode_rgb(row.image or b""), decode_ids(row.mask or b""), params, parsed.output)
+    print(f"page: {parsed.output / PAGE}")
 
 
 def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -418,6 +418,12 @@ class TrainParams(Section):
     seed: int = Field(0, ge=0, description="seed of weights, order and dropout")
 
     @model_validator(mode="after")
+    def _clips_one_way(self) -> "TrainParams":
+        if self.clip_value is not None and self.clip_norm is not None:
+            raise ValueError("clip_value and clip_norm exclude each other; set one of them to null")
+        return self
+
+    @model_validator(mode="after")
     def _rates_have_a_schedule(self) -> "TrainParams":
         if (self.schedule == "piecewise") != bool(self.rates):
             raise ValueError("rates and schedule = piecewise go together: {epoch: learning rate, ...}")

@@ -176,7 +176,9 @@ def _log_model(client: "MlflowClient", model_folder: Path, run_id: str) -> str:
     run = client.get_run(run_id)
     model_id = client.create_logged_model(run.info.experiment_id, "model", source_run_id=run_id).model_id
     with tempfile.TemporaryDirectory() as scratch:
-        bundle = shutil.copytree(model_folder, Path(scratch) / BUNDLE_NAME)  # MLflow keeps the folder's name
+        # MLflow keeps the folder's name; what shows how it was trained stays with the run
+        aside = shutil.ignore_patterns("checkpoints", "epochs")
+        bundle = shutil.copytree(model_folder, Path(scratch) / BUNDLE_NAME, ignore=aside)
         quiet_mlflow().pyfunc.save_model(
             Path(scratch) / "model",
             python_model=SERVING,

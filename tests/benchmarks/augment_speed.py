@@ -28,17 +28,8 @@ from cytoloop.params import AugmentParams
 from cytoloop.variation import chance, vary
 
 SIDE = 512
-METHODS = [
-    "horizontal_flip",
-    "vertical_flip",
-    "shear",
-    "shrink",
-    "rotation",
-    "barrel",
-    "pincushion",
-    "distortion",
-    "elastic",
-]
+METHODS = ("horizontal_flip", "vertical_flip", "shear", "shrink", "rotation")
+METHODS = (*METHODS, "barrel", "pincushion", "distortion", "elastic")
 Pair = Callable[[Sample], Any]
 
 

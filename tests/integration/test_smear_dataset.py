@@ -1,6 +1,7 @@
 """The composed dataset as a user makes it: killed, resumed, interrupted, and of cells from real pictures."""
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -19,9 +20,10 @@ from cytoloop import smear_dataset
 from cytoloop.artifacts import CARD, read_card, read_facts, read_rows
 from cytoloop.door import run_step
 from cytoloop.errors import ParamsError
+from cytoloop.export import export
 from cytoloop.images.decode import decode_ids
 from cytoloop.params import Params, SmearParams, load_params
-from cytoloop.smear import Smears, read_protocol
+from cytoloop.smear import SmearPicture, Smears, read_protocol
 from cytoloop.smear.protocol import CELLS, CLASSES
 from drawn import params
 
@@ -166,6 +168,19 @@ def test_the_dataset_is_that_of_ingest(params_file: Path, tmp_path: Path, monkey
     run_step("ingest", {"raw": tmp_path / "raw"}, with_ingest(given, smear=smear))
     assert digests(tmp_path / "smear") == digests(tmp_path / "raw")
     assert (tmp_path / "smear" / CARD).is_file()
+    exported_boxes_are_those_of_the_cells(tmp_path, list(Smears(read_protocol(Path(given.ingest.source)), smear)))
+
+
+def exported_boxes_are_those_of_the_cells(folder: Path, smears: list[SmearPicture]) -> None:
+    assert export(folder / "smear", folder / "exported")["pictures"] == len(smears)
+    for split in ("train", "val", "test"):
+        coco = json.loads((folder / "exported" / split / "annotations.json").read_text("utf-8"))
+        assert [category["name"] for category in coco["categories"]] == list(CELLS)
+        for image in coco["images"]:
+            (smear,) = [smear for smear in smears if image["file_name"] == f"images/{smear.id}.png"]
+            mine = [one for one in coco["annotations"] if one["image_id"] == image["id"]]
+            boxes = [(CLASSES[one["category_id"]], tuple(one["bbox"])) for one in mine]
+            assert boxes == smear.objects
 
 
 def test_a_dataset_that_cannot_be_is_refused(params_file: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import cytoloop.smear
 from cytoloop.smear import SmearPicture, read_protocol
-from cytoloop.smear.backgrounds import Scene, scatter
+from cytoloop.smear.backgrounds import Near, Scene, scatter
 from cytoloop.smear.bank import SPLITS, shares
 from cytoloop.smear.cells import Cell
 from cytoloop.smear.compose import combination, free_spot, truth
@@ -25,6 +25,7 @@ DISC = Cell("lymphocyte", np.repeat(disc(61, (30, 30), 20)[..., None], 4, -1).as
 """Radius 20 at twice the resolution: 10 pixels, absorbance and coverage 1."""
 
 
+@settings(deadline=None)
 @given(SEEDS, st.integers(4, 60), st.integers(4, 60), st.floats(1, 80), st.integers(1, 4))
 def test_noise_is_centred_and_of_unit_spread(seed: int, height: int, width: int, period: float, octaves: int) -> None:
     noise = fractal_noise((height, width), period, np.random.default_rng(seed), octaves)
@@ -34,6 +35,7 @@ def test_noise_is_centred_and_of_unit_spread(seed: int, height: int, width: int,
     assert noise.std() == pytest.approx(1, abs=1e-2)
 
 
+@settings(deadline=None)
 @given(st.floats(-5, 5), st.floats(0.01, 5))
 def test_a_ramp_rises_from_0_to_1(low: float, width: float) -> None:
     values = ramp(np.linspace(low - 1, low + width + 1, 200), low, low + width)
@@ -41,7 +43,7 @@ def test_a_ramp_rises_from_0_to_1(low: float, width: float) -> None:
     assert (values[0], values[-1]) == (0, 1)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(SEEDS, st.floats(2, 18), st.floats(0, 0.15), st.floats(1, 1.5))
 def test_an_outline_encloses_the_area_of_its_diameter(
     seed: int, diameter: float, roughness: float, elongation: float
@@ -53,7 +55,7 @@ def test_an_outline_encloses_the_area_of_its_diameter(
     np.testing.assert_array_equal(depth > 0, rho < 1)
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(SEEDS, st.floats(0.4, 2.5))
 def test_granules_are_between_nothing_and_full(seed: int, spacing: float) -> None:
     thick, strength = granules(Canvas(10, 0.1, {}, np.random.default_rng(seed)), spacing, (0.2, 0.5))
@@ -63,6 +65,7 @@ def test_granules_are_between_nothing_and_full(seed: int, spacing: float) -> Non
     assert strength.max() <= 1
 
 
+@settings(deadline=None)
 @given(st.integers(3, 500))
 def test_shares_part_the_cells(count: int) -> None:
     parts = shares(count)
@@ -72,6 +75,7 @@ def test_shares_part_the_cells(count: int) -> None:
     assert count < 10 or parts["train"] >= 0.7 * count
 
 
+@settings(deadline=None)
 @given(SEEDS, st.sets(st.text("abc", min_size=1, max_size=4), min_size=1))
 def test_each_group_goes_to_one_split(seed: int, groups: set[str]) -> None:
     split_of = divide_groups(sorted(groups), shares(10), np.random.default_rng(seed))
@@ -97,6 +101,19 @@ def test_few_red_cells_overlap(seed: int, side: int) -> None:
     assert away.min() >= 0.62
 
 
+@settings(deadline=None)
+@given(SEEDS, st.integers(1, 60), st.sampled_from([0.62, 1.02]))
+def test_overlaps_are_those_of_all_pairs(seed: int, number: int, least: float) -> None:
+    circles = np.random.default_rng(seed).uniform((-9, -9, 1), (99, 99, 6), (number, 3)).tolist()
+    near = Near(13)
+    for circle in circles[1:]:
+        near.add(*circle)
+    x, y, radius = circles[0]
+    pairs = [np.hypot(x - cx, y - cy) <= least * (radius + r) for cx, cy, r in circles[1:]]
+    assert near.overlapped(x, y, radius, least) == any(pairs)
+
+
+@settings(deadline=None)
 @given(SEEDS, st.floats(2, 300), st.integers(0, 4))
 def test_a_spot_lies_in_the_picture(seed: int, radius: float, taken: int) -> None:
     rng = np.random.default_rng(seed)
@@ -107,6 +124,7 @@ def test_a_spot_lies_in_the_picture(seed: int, radius: float, taken: int) -> Non
     assert kept == radius
 
 
+@settings(deadline=None)
 @given(SEEDS, st.integers(1, 12))
 def test_truth_renumbers_the_owners_that_show(seed: int, number: int) -> None:
     rng = np.random.default_rng(seed)
@@ -124,7 +142,7 @@ def test_truth_renumbers_the_owners_that_show(seed: int, number: int) -> None:
         assert set(ids[instances == label]) == {CLASSES.index(name)}
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(SEEDS, st.floats(-60, 90), st.floats(-60, 90), st.floats(0, 1))
 def test_affixing_keeps_to_the_picture_and_to_the_cell(seed: int, x: float, y: float, opacity: float) -> None:
     scene = Scene(np.full((30, 40, 3), 0.5, np.float32), np.zeros((30, 40), np.uint16))
@@ -138,6 +156,7 @@ def test_affixing_keeps_to_the_picture_and_to_the_cell(seed: int, x: float, y: f
     np.testing.assert_array_equal(scene.absorbance_HW3[away > 13], np.float32(0.5))
 
 
+@settings(deadline=None)
 @given(SEEDS, st.integers(0, 3), st.booleans(), st.integers(0, 5), st.integers(0, 5))
 def test_a_turned_block_has_the_same_pixels(seed: int, quarters: int, mirrored: bool, x: int, y: int) -> None:
     owners = np.random.default_rng(seed).integers(0, 9, (12, 12)).astype(np.uint16)
@@ -153,6 +172,7 @@ def test_a_turned_block_has_the_same_pixels(seed: int, quarters: int, mirrored: 
 PAIR = st.tuples(*[st.floats(0.05, 1.5)] * 3)
 
 
+@settings(deadline=None)
 @given(PAIR, PAIR)
 def test_another_stain_is_the_cells_mean_absorbance(own: tuple[float, ...], other: tuple[float, ...]) -> None:
     """Of a cell that is stained evenly, whatever the two stains are."""
@@ -164,6 +184,7 @@ def test_another_stain_is_the_cells_mean_absorbance(own: tuple[float, ...], othe
     np.testing.assert_array_equal(changed.layers_HW4[..., 3], even[..., 3])
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 99), max_size=5), max_size=4))
 def test_lists_are_taken_in_turn(lists: list[list[int]]) -> None:
     taken = list(in_turn(lists))  # type: ignore[arg-type]
@@ -171,7 +192,7 @@ def test_lists_are_taken_in_turn(lists: list[list[int]]) -> None:
     assert taken[: len(lists)] == [numbers[0] for numbers in lists if numbers][: len(lists)] or not all(lists)
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(SEEDS, st.integers(8, 20), st.tuples(*[st.integers(0, 255)] * 3), st.tuples(*[st.integers(0, 255)] * 3))
 def test_a_disc_is_found_on_any_ground_that_is_not_its_own(
     seed: int, radius: int, light: tuple[int, ...], dark: tuple[int, ...]

@@ -80,6 +80,12 @@ def test_flips_come_before_counter_clockwise_turns(turns: int, mirrored: bool) -
     np.testing.assert_array_equal(found.image_HWC, picture_of(expected))
 
 
+def test_a_rectangle_is_turned_within_its_frame() -> None:
+    turned = Variant(quarter_turn(1)).apply(marked(5, 9, 2, 6), border=0)
+    assert turned.image_HWC.shape == (5, 9, 3)
+    assert np.argwhere(turned.mask_HW).tolist() == [[0, 4]]
+
+
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_a_rotation_through_the_map_agrees_with_the_exact_turn(turns: int) -> None:
     sample = sample_of(mask_of(33, 33))
@@ -227,7 +233,7 @@ def test_the_map_is_within_a_pixel_at_the_most_that_params_allow(seed: int) -> N
 
 
 def test_the_mirrored_border_shows_what_lies_inside() -> None:
-    """Corners that come from outside the picture: no black, no new class, and the very same as by OpenCV."""
+    """Corners that come from outside the picture: no black, no new class."""
     mask_HW = np.full((40, 60), 2, np.uint8)
     rotated = Variant(rotation(45)).apply(sample_of(mask_HW))
     assert (rotated.mask_HW == 2).all()
@@ -240,6 +246,7 @@ def test_the_border_is_a_mirror() -> None:
     small_HW = Variant(shrinking(0.5)).apply(sample_of(mask_HW)).mask_HW
     np.testing.assert_array_equal(small_HW[10:31, 10:31], mask_HW[::2, ::2])
     np.testing.assert_array_equal(small_HW[:, 31:], small_HW[:, 29:19:-1])
+    np.testing.assert_array_equal(small_HW[31:], small_HW[29:19:-1])
     np.testing.assert_array_equal(small_HW[:10], small_HW[20:10:-1])
 
 

@@ -19,7 +19,7 @@ from cytoloop.model.bundle import read_arrays, write_arrays
 from cytoloop.model.classifier import Classifier
 from cytoloop.model.classifier_data import LabelledStream, read_cohort, squared, turn
 from cytoloop.model.classifier_network import Scaling, build, compiled
-from cytoloop.model.classifier_training import learning_rate
+from cytoloop.model.training import piecewise
 from cytoloop.params import ClassifierParams
 from cytoloop.report.classification import Example, Report, cautions, choose, render
 from cytoloop.scores import labels
@@ -188,7 +188,7 @@ def test_a_split_without_labelled_pictures_is_named(tmp_path: Path) -> None:
     ("epochs", "rate"), [(range(1, 11), 1e-3), ([11], 3e-4), ([12, 13], 1.3e-4), ([14, 15, 99], 3e-5)]
 )
 def test_the_rate_is_the_seeds_in_each_epoch(epochs, rate: float) -> None:
-    assert {learning_rate(ClassifierParams(), epoch) for epoch in epochs} == {rate}
+    assert {piecewise(ClassifierParams(), epoch) for epoch in epochs} == {rate}
 
 
 def test_eight_pictures_are_learnt_by_heart(data: tuple[Path, Path], trained: Path) -> None:

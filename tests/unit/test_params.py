@@ -140,3 +140,8 @@ def test_every_field_says_what_it_is() -> None:
         if not field.description and name != "smear"
     ]
     assert silent == []
+
+
+def test_two_ways_of_clipping_exclude_each_other(tree: dict) -> None:
+    tree["train"] |= {"clip_value": 0.5, "clip_norm": 1.0}
+    assert "clip_value and clip_norm exclude each other" in refusal(tree)

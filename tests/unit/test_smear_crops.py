@@ -227,7 +227,7 @@ def test_instances_part_cells_that_touch() -> None:
     together = list(crops_of(row(0, ids_HW), CODEC.names))
     apart = list(crops_of(row(0, ids_HW, instances=encode_instances_png(instances_HW)), CODEC.names))
     assert len(together) == 1
-    assert [round(crop.diameter) for crop in apart] == [14, 14]  # 16 by 197 pixels each, less a pixel of edge on each side
+    assert [round(crop.diameter) for crop in apart] == [14, 14]  # of 16 pixels, less the edges
 
 
 def test_red_cells_under_others_are_left_out() -> None:

@@ -112,7 +112,10 @@ class Displacement:
         spacing = SPREAD * self.sigma
         parts = ceil(spacing / _nodes_apart(self.sigma))
         _, rows, columns = self.coefficients_2NM.shape
-        tables = _spline(rows, parts) @ self.coefficients_2NM @ _spline(columns, parts).T
+        down, across = _spline(rows, parts), _spline(columns, parts)
+        # not NumPy's product: for matrices as small as these it would wake all threads of its BLAS
+        narrow = [cv2.gemm(down, c_NM, 1, None, 0) for c_NM in self.coefficients_2NM]
+        tables = [cv2.gemm(table, across, 1, None, 0, flags=cv2.GEMM_2_T) for table in narrow]
         x, y = ((axis + spacing) * (parts / spacing) for axis in points)
         by_x, by_y = (cv2.remap(t, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for t in tables)
         return Points(points.x + by_x, points.y + by_y)

@@ -23,6 +23,7 @@ from cytoloop.model.bundle import read_arrays, write_arrays
 from cytoloop.model.classifier_data import LabelledStream
 from cytoloop.model.classifier_network import Scaling, build
 from cytoloop.model.losses import class_weights
+from cytoloop.model.training import piecewise
 from cytoloop.params import ClassifierParams
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def run(
 
 def _epoch(training: Training, epoch: int, stream: LabelledStream, weights_C: Any) -> Line:
     network, params = training.network, training.params
-    rate = learning_rate(params, epoch)
+    rate = piecewise(params, epoch)
     network.optimizer.learning_rate.assign(rate)
     pictures = stream.epoch(params.seed, epoch, params.flips)
     weighed = ((batch, classes, weights_C[classes]) for batch, classes in pictures)
@@ -109,16 +110,6 @@ def _epoch(training: Training, epoch: int, stream: LabelledStream, weights_C: An
 def _judge(training: Training, val: LabelledStream) -> Line:
     found = training.network.evaluate(val.in_order(), steps=val.steps, verbose=0, return_dict=True)
     return {f"val_{name}": float(value) for name, value in found.items()}
-
-
-def learning_rate(params: ClassifierParams, epoch: int) -> float:
-    """The piecewise constant rate of an epoch; the first epoch is 1.
-
-    >>> [learning_rate(ClassifierParams(), epoch) for epoch in (1, 10, 11, 12, 13, 14, 15)]
-    [0.001, 0.001, 0.0003, 0.00013, 0.00013, 3e-05, 3e-05]
-    """
-    begun = [first for first in params.rates if first <= epoch]
-    return params.rates[max(begun)] if begun else params.learning_rate
 
 
 # --------------------------------------------------------------------------------------- checkpoints

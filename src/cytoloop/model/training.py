@@ -21,7 +21,7 @@ from cytoloop.model.bundle import arrays_of, fill_network
 from cytoloop.model.data import PictureStream
 from cytoloop.model.losses import Weights, class_weights, keras_loss, loss, metric
 from cytoloop.model.predict import choose_classes, compiled, hard_labels
-from cytoloop.params import ModelParams, TrainParams
+from cytoloop.params import ClassifierParams, ModelParams, TrainParams
 from cytoloop.scores.pixels import confusion, dice, image_mean, macro
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ def one_cycle(params: TrainParams, steps: int) -> Any:
     )
 
 
-def piecewise(params: TrainParams, epoch: int) -> float:
+def piecewise(params: TrainParams | ClassifierParams, epoch: int) -> float:
     """The learning rate of an epoch, counted from 1: that of the last entry of `rates` that has begun.
 
     >>> rates = TrainParams(schedule="piecewise", learning_rate=1e-3, rates={11: 3e-4, 14: 3e-5})

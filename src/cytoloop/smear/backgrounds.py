@@ -109,7 +109,7 @@ def scatter(
     x, y = np.clip(centres.T / side * 64, 0, 63).astype(int)
     dense_enough = rng.random(count) < 0.25 + 0.75 * density[y, x]
     least = np.where(rng.random(count) < protocol.background.overlapping, 0.62, 1.02)
-    near = Near(2 * float(radii.max()))
+    near = Near(2.1 * float(radii.max()))
     chosen: list[int] = []
     covered = 0.0
     for n in np.flatnonzero(dense_enough).tolist():
@@ -124,7 +124,7 @@ def scatter(
 
 
 class Near:
-    """Circles in squares of `side`, at least the largest diameter: those near a point are in nine squares."""
+    """Circles by the square of `side` that their centre is in: those less than `side` away are in nine squares."""
 
     def __init__(self, side: float) -> None:
         self._side = side
@@ -134,7 +134,7 @@ class Near:
         self._squares[int(x // self._side), int(y // self._side)].append((x, y, radius))
 
     def overlapped(self, x: float, y: float, radius: float, least: float) -> bool:
-        """Whether a circle is nearer to another than `least` (up to 1) times the sum of their radii."""
+        """Whether a circle is nearer to another than `least` times the sum of their radii (less than `side`)."""
         column, row = int(x // self._side), int(y // self._side)
         return any(
             (x - cx) ** 2 + (y - cy) ** 2 <= (least * (radius + r)) ** 2

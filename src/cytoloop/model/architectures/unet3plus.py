@@ -3,9 +3,9 @@
 The network is Huang et al. 2020, arXiv:2004.08790. Where a U-Net's decoder level takes one skip, here it
 takes the encoder's maps of its own and all finer levels and the decoder's of all coarser ones, brought
 to its size, each by a convolution of base_filters filters, and joins them by one of
-num_layers * base_filters. Encoder level i has base_filters * 2**i filters, and a dropout of dropout_rate * i
-between its two convolutions. The paper has `normalization: batch`; its deep supervision and its
-classification of whole pictures are left out: there is one output.
+num_layers * base_filters. Encoder level i has base_filters * 2**i filters. A dropout of dropout_rate * i
+stands between its two convolutions, and ends a decoder's level. The paper has `normalization: batch`; its
+deep supervision and its classification of whole pictures are left out: there is one output.
 """
 
 from collections.abc import Sequence
