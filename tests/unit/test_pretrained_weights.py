@@ -82,11 +82,15 @@ def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return keras_file(tmp_path_factory.mktemp("weights") / "mobilenet.weights.h5", application("MobileNetV2"))
 
 
-@pytest.mark.parametrize("architecture", ENCODERS)
 @pytest.mark.parametrize(
-    ("name", "write"),
-    [("a.weights.h5", keras_file), ("a.h5", applications_file), ("a.npz", arrays_file)],
-    ids=[".weights.h5", ".h5", ".npz"],
+    ("architecture", "name", "write"),
+    [
+        ("efficientunet", "a.weights.h5", keras_file),
+        ("efficientunet", "a.h5", applications_file),
+        ("mobilenetunet", "a.h5", applications_file),
+        ("mobilenetunet", "a.npz", arrays_file),
+        ("deeplabv3plus", "a.weights.h5", keras_file),
+    ],
 )
 def test_the_encoder_is_the_files_and_the_decoder_is_left(
     architecture: str, name: str, write: Callable[[Path, Any], Path], tmp_path: Path

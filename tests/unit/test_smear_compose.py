@@ -136,8 +136,8 @@ def test_the_published_plan_is_balanced(protocol: Protocol) -> None:
 
 def test_the_published_number_of_backgrounds_is_used_evenly() -> None:
     assert backgrounds(PUBLISHED) == {"train": 400, "val": 50, "test": 50}
-    assert backgrounds(SmearParams()) == {"train": 8, "val": 1, "test": 1}
-    assert backgrounds(SmearParams(backgrounds=20)) == {"train": 16, "val": 2, "test": 2}
+    assert backgrounds(SmearParams()) == {"train": 16, "val": 2, "test": 2}
+    assert backgrounds(SmearParams(backgrounds=10)) == {"train": 8, "val": 1, "test": 1}
 
 
 def test_pictures_take_the_backgrounds_one_after_another(protocol: Protocol, banks: dict[str, Bank]) -> None:

@@ -123,9 +123,7 @@ def run(training: Training, stream: PictureStream, val: PictureStream, after_epo
     while progress.epoch < params.epochs and progress.epoch - 1 - progress.best_epoch < params.patience:
         if params.schedule == "piecewise":
             training.network.optimizer.learning_rate.assign(piecewise(params, progress.epoch + 1))
-        pictures = stream.epoch(params.seed, progress.epoch)
-        fitted = training.network.fit(pictures, verbose=0, shuffle=False).history
-        line = {name: float(values[-1]) for name, values in fitted.items()}
+        line = _fit(training, stream)
         line["learning_rate"] = float(np.asarray(training.network.optimizer.learning_rate))
         with averaged(training):
             line |= validate()
@@ -136,6 +134,24 @@ def run(training: Training, stream: PictureStream, val: PictureStream, after_epo
             _reduce_learning_rate(training, line["val_loss"])
         after_epoch(training)
     fill_network(training.network, training.best)
+
+
+def _fit(training: Training, stream: PictureStream) -> Line:
+    """One epoch; the network ends with the weights that were trained.
+
+    With an average of the weights, keras ends each `fit` by putting the average in their place: the next
+    epoch would start from it, and a training of short epochs would crawl.
+    """
+    import keras
+
+    variables = training.network.trainable_variables
+    trained: list[Array] = []
+    keep = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: trained.extend(v.numpy() for v in variables))
+    pictures = stream.epoch(training.params.seed, training.progress.epoch)
+    fitted = training.network.fit(pictures, verbose=0, shuffle=False, callbacks=[keep]).history
+    for variable, value in zip(variables, trained, strict=True):
+        variable.assign(value)
+    return {name: float(values[-1]) for name, values in fitted.items()}
 
 
 def _keep_best(training: Training, line: Line) -> None:

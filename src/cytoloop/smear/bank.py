@@ -60,7 +60,7 @@ def backgrounds(params: SmearParams) -> dict[str, int]:
     {'train': 400, 'val': 50, 'test': 50}
     """
     total = sum(pictures(params).values())
-    return shares(params.backgrounds or max(10, round(PUBLISHED * total)))
+    return shares(params.backgrounds or max(20, round(PUBLISHED * total)))
 
 
 @dataclass(frozen=True)

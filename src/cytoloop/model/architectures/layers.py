@@ -7,10 +7,6 @@ from cytoloop.errors import ModelError
 from cytoloop.params import ModelParams
 
 MOMENTUM = 0.9
-"""Of batch normalization's running statistics. Keras' 0.99 and the applications' 0.999 are for many thousand steps:
-after a few hundred, what began at 0 and 1 is still far from the pictures', the more so the deeper the network."""
-
-MOMENTUM = 0.9
 """Of batch normalization's running statistics. Keras's 0.99 is for thousands of steps: after a few hundred,
 statistics that began at 0 and 1 would still be far from the pictures'."""
 
