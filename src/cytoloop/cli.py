@@ -252,7 +252,7 @@ def _model_list(_: argparse.Namespace) -> None:
     from cytoloop.model.architectures import NAMES, describe
 
     for name in NAMES:
-        print(f"{name:12} {describe(name)}")
+        print(f"{name:14} {describe(name)}")
 
 
 def _model_summary(parsed: argparse.Namespace) -> None:

@@ -48,8 +48,8 @@ class SmearParams(Section):
     backgrounds: int | None = Field(
         None,
         ge=3,
-        description="large backgrounds of each kind, before the split in 80, 10 and 10 %; "
-        "null: 500 for 78,470 pictures, as published, and 20 at least",
+        description="large backgrounds of each kind, before the split in 80, 10 and 10 % (but 2 at least); "
+        "null: 500 for 78,470 pictures, as published, and 10 at least",
     )
     seed: int = Field(7, ge=0, description="seed of cells and composition")
 

@@ -136,12 +136,13 @@ def test_the_published_plan_is_balanced(protocol: Protocol) -> None:
 
 def test_the_published_number_of_backgrounds_is_used_evenly() -> None:
     assert backgrounds(PUBLISHED) == {"train": 400, "val": 50, "test": 50}
-    assert backgrounds(SmearParams()) == {"train": 16, "val": 2, "test": 2}
-    assert backgrounds(SmearParams(backgrounds=10)) == {"train": 8, "val": 1, "test": 1}
+    assert backgrounds(SmearParams()) == {"train": 6, "val": 2, "test": 2}
+    assert backgrounds(SmearParams(backgrounds=50)) == {"train": 40, "val": 5, "test": 5}
+    assert backgrounds(SmearParams(backgrounds=3)) == {"train": 1, "val": 1, "test": 1}
 
 
 def test_pictures_take_the_backgrounds_one_after_another(protocol: Protocol, banks: dict[str, Bank]) -> None:
-    params = PARAMS.model_copy(update={"backgrounds": 10})  # 8 of them for 30 training pictures
+    params = PARAMS.model_copy(update={"backgrounds": 12})  # 8 of them for 30 training pictures
     bank = Bank(protocol, params, "train", banks["train"].cells, banks["train"].grain_HW3)
     taken = [bank.background("mixed", k).absorbance_HW3.tobytes() for k in range(30)]
     changes = [k for k in range(1, 30) if taken[k] != taken[k - 1]]

@@ -25,13 +25,13 @@ def stream(seed: int, purpose: int, *numbers: int) -> np.random.Generator:
     return np.random.default_rng([seed, purpose, *numbers])
 
 
-def shares(count: int) -> dict[str, int]:
-    """80, 10 and 10 per cent of `count` (at least 3), for train, val and test.
+def shares(count: int, least: int = 1) -> dict[str, int]:
+    """80, 10 and 10 per cent of `count`, for train, val and test, but at least `least` (of 3 x `least` or more).
 
     >>> shares(40)
     {'train': 32, 'val': 4, 'test': 4}
     """
-    tenth = max(1, round(count / 10))
+    tenth = max(least, round(count / 10))
     return {TRAIN: count - 2 * tenth, VAL: tenth, TEST: tenth}
 
 
@@ -54,13 +54,14 @@ def located(params: SmearParams, place: int) -> tuple[str, int]:
 
 
 def backgrounds(params: SmearParams) -> dict[str, int]:
-    """split -> backgrounds of each kind: 80, 10 and 10 per cent, as of the cells that they are made of.
+    """split -> backgrounds of each kind: 80, 10 and 10 per cent, as of the cells that they are made of; two at least.
 
     >>> backgrounds(SmearParams(train=65_350, valid=6_560, test=6_560))
     {'train': 400, 'val': 50, 'test': 50}
     """
     total = sum(pictures(params).values())
-    return shares(params.backgrounds or max(20, round(PUBLISHED * total)))
+    count = params.backgrounds or max(10, round(PUBLISHED * total))
+    return shares(count, least=min(2, count // 3))
 
 
 @dataclass(frozen=True)
