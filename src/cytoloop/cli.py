@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 
 from cytoloop import __version__
 from cytoloop.door import FOLDERS, STEPS, Numbers, interface, run_step
-from cytoloop.errors import ArtifactError, CytoloopError, ParamsError
-from cytoloop.params import Params, SmearParams, load_params
+from cytoloop.errors import ArtifactError, CytoloopError
+from cytoloop.params import Params, load_params
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -157,15 +157,10 @@ def _add_smear(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _smear(parsed: argparse.Namespace) -> None:
-    params = load_params(parsed.params)
-    if params.ingest.layout != "smear":
-        raise ParamsError(
-            f"{parsed.params}: ingest.layout is {params.ingest.layout}; to compose smears it must be smear"
-        )
-    counts = {"train": parsed.train, "valid": parsed.valid, "test": parsed.test}
-    smear = SmearParams.model_validate(params.ingest.smear.model_dump() | counts)
-    composed = params.model_copy(update={"ingest": params.ingest.model_copy(update={"smear": smear})})
-    print(f"{_line(run_step('ingest', {'raw': parsed.output}, composed))} -> {parsed.output}")
+    from cytoloop.smear_dataset import write
+
+    numbers = write(parsed.output, load_params(parsed.params), parsed.train, parsed.valid, parsed.test)
+    print(f"{_line(numbers)} -> {parsed.output}")
 
 
 def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -30,7 +30,7 @@ from drawn import params
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("CYTOLOOP_DATA", ROOT.parent / "shared/data"))
 PROTOCOL = Path(cytoloop.smear.__file__).with_name("protocol.yaml")
-SMEAR = {"train": 64, "valid": 8, "test": 8, "size": 160, "cells_per_class": 10, "backgrounds": 3}
+SMEAR = {"size": 160, "cells_per_class": 10, "backgrounds": 3}
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,10 @@ def params_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "params.yaml"
 
 
-def start(params_file: Path, run: Path) -> "subprocess.Popen[str]":
+def start(params_file: Path, run: Path, train: int = 64, valid: int = 8, test: int = 8) -> "subprocess.Popen[str]":
     run.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "cytoloop", "ingest", f"--params={params_file}", "--raw=raw"]
+    numbers = [f"--train={train}", f"--valid={valid}", f"--test={test}"]
+    command = [sys.executable, "-m", "cytoloop", "smear", *numbers, f"--params={params_file}", "--output=raw"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     environment = {**os.environ, "CYTOLOOP_WORK": "work"}
     return subprocess.Popen(command, cwd=run, env=environment, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload, no-any-return]
@@ -133,10 +134,7 @@ def test_other_params_never_take_an_interrupted_runs_shards(params_file: Path, t
     interrupt(process)
     assert not list(tmp_path.glob("*raw*"))
     left = finished_shards(tmp_path)
-    tree = yaml.safe_load(params_file.read_text())
-    tree["ingest"]["smear"] |= {"seed": 8, "train": 2, "valid": 1, "test": 1}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
-    other = start(tmp_path / "params.yaml", tmp_path)
+    other = start(params_file, tmp_path, train=2, valid=1, test=1)
     _, error = other.communicate(timeout=120)
     assert other.returncode == 0, error
     assert finished_shards(tmp_path) == left

@@ -183,13 +183,14 @@ def develop(absorbance_HW3: Array, protocol: PictureProtocol, grain_HW3: Array, 
     size = len(absorbance_HW3)
     strength = np.exp(rng.normal(0, protocol.stain_strength) + rng.normal(0, protocol.stain_hue, 3))
     plasma = protocol.plasma_light * (1 + rng.normal(0, protocol.plasma_variation, 3))
-    image = cv2.exp(cv2.transform(absorbance_HW3, np.column_stack([-np.diag(strength), np.log(255 * plasma)])))
+    image = cv2.transform(absorbance_HW3, np.column_stack([-np.diag(strength), np.log(255 * plasma)]))
+    cv2.exp(image, image)
     across = np.linspace(-1, 1, size, dtype=np.float32)
     tilt_x, tilt_y = (rng.uniform(-0.5, 0.5, 2) * protocol.illumination).tolist()
     corners = float(rng.uniform(0, 0.5) * protocol.vignette) * across**2
     light = (1 + tilt_y * across - corners)[:, None] + (tilt_x * across - corners)
     cv2.multiply(image, cv2.merge([light] * 3), image)
-    image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(*protocol.defocus_px)))
+    cv2.GaussianBlur(image, (0, 0), float(rng.uniform(*protocol.defocus_px)), image)
     y, x = rng.integers(0, len(grain_HW3) - size + 1, 2)
     grain = grain_HW3[y : y + size, x : x + size]
     return np.asarray(cv2.addWeighted(image, 1, grain, protocol.noise, 0, dtype=cv2.CV_8U))
