@@ -68,6 +68,19 @@ def test_another_process_makes_the_same_bytes(protocol: Protocol, pictures: list
     assert content(pickle.loads(sent)[30]) == content(pictures[30])
 
 
+def test_processes_share_the_drawing(protocol: Protocol, pictures: list[SmearPicture], tmp_path: Path) -> None:
+    """The first leaves its cells; the next, which could be killed in mid-writing, takes them and draws what lacks."""
+    first = Smears(protocol, PARAMS, tmp_path)
+    assert content(first[31]) == content(pictures[31])
+    left = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert set(left) == {f"val-{name}.npz" for name in CELLS}
+    (tmp_path / "val-monocyte.npz").rename(tmp_path / "val-monocyte.npz.1.part")
+    again = Smears(protocol, PARAMS, tmp_path)
+    assert [content(again[k]) for k in (30, 31, 32)] == [content(pictures[k]) for k in (30, 31, 32)]
+    assert left.keys() < {path.name for path in tmp_path.iterdir()}
+    assert all((tmp_path / name).stat().st_mtime_ns == left[name] for name in left if "monocyte" not in name)
+
+
 def test_another_seed_makes_other_pictures(protocol: Protocol, pictures: list[SmearPicture]) -> None:
     other = Smears(protocol, PARAMS.model_copy(update={"seed": 4}))
     assert content(other[30]) != content(pictures[30])

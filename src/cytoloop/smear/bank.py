@@ -1,6 +1,8 @@
 """The bank that the pictures of one split are composed from: cells that no other split has, and backgrounds."""
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -9,7 +11,7 @@ import numpy as np
 from cytoloop.artifacts import TEST, TRAIN, VAL
 from cytoloop.params import SmearParams
 from cytoloop.smear.backgrounds import Scene, make_background
-from cytoloop.smear.cells import Cell, draw_cell
+from cytoloop.smear.cells import Cell, draw_cell, keep_cells, kept_cells
 from cytoloop.smear.protocol import CELLS, Protocol
 
 Array = np.ndarray[Any, Any]
@@ -97,19 +99,41 @@ class Bank:
         return make_background(self.protocol, self.cells, mixes[kind], len(self.grain_HW3), rng)
 
 
-def make_bank(protocol: Protocol, params: SmearParams, split: str, cropped: Cells) -> Bank:
+def make_bank(protocol: Protocol, params: SmearParams, split: str, cropped: Cells, shared: Path | None = None) -> Bank:
     """The bank of one split; classes of which no cell was cropped have drawn ones.
 
     A background is as large as the protocol says, or as a picture.
+
+    Args:
+        protocol: how large and how stained the cells are.
+        params: how many cells, and their seed.
+        split: train, val or test.
+        cropped: the split's real cells.
+        shared: folder by which processes that make the same bank share the drawing; each takes the
+            classes in an order of its own.
     """
-    wanted = shares(params.cells_per_class)
-    first = sum(wanted[earlier] for earlier in SPLITS[: SPLITS.index(split)])
     cells = {}
-    for number, name in enumerate(CELLS):
-        streams = (stream(params.seed, DRAWING, number, first + n) for n in range(wanted[split]))
-        cells[name] = cropped.get(name) or tuple(draw_cell(protocol, name, rng) for rng in streams)
+    for number in np.random.default_rng(os.getpid()).permutation(len(CELLS)):
+        name = CELLS[number]
+        cells[name] = cropped.get(name) or drawn_cells(protocol, params, split, name, shared)
     side = max(protocol.background.side, params.size)
     return Bank(protocol, params, split, cells, make_grain(side, stream(params.seed, GRAIN)))
+
+
+def drawn_cells(
+    protocol: Protocol, params: SmearParams, split: str, name: str, shared: Path | None = None
+) -> tuple[Cell, ...]:
+    """A split's share of drawn cells of a class; what another process has left in `shared` is not drawn again."""
+    path = shared / f"{split}-{name}.npz" if shared else None
+    if path and path.is_file():
+        return kept_cells(path, name)
+    wanted = shares(params.cells_per_class)
+    first = sum(wanted[earlier] for earlier in SPLITS[: SPLITS.index(split)])
+    streams = (stream(params.seed, DRAWING, CELLS.index(name), first + n) for n in range(wanted[split]))
+    cells = tuple(draw_cell(protocol, name, rng) for rng in streams)
+    if path:
+        keep_cells(path, cells)
+    return cells
 
 
 def make_grain(side: int, rng: np.random.Generator) -> Array:

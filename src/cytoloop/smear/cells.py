@@ -7,9 +7,11 @@ classes in Wright- or Giemsa-stained smears.
 """
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -109,6 +111,21 @@ def draw_cell(protocol: Protocol, name: str, rng: np.random.Generator) -> Cell:
     covered = coverage(depth)
     layers = cv2.GaussianBlur(cv2.merge([*cv2.split(absorbance), covered]), (0, 0), 0.75)
     return Cell(name, trimmed(layers), 2 * float(np.sqrt(covered.sum() / np.pi)) * um)
+
+
+def keep_cells(path: Path, cells: Sequence[Cell]) -> None:
+    """Write drawn cells of one class to a file that is there as a whole or not at all."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        np.savez(file, *(cell.layers_HW4 for cell in cells), diameters_um=[cell.diameter_um for cell in cells])
+    os.replace(part, path)
+
+
+def kept_cells(path: Path, name: str) -> tuple[Cell, ...]:
+    """The cells of `keep_cells`, and their class."""
+    with np.load(path) as arrays:
+        diameters = arrays["diameters_um"].tolist()
+        return tuple(Cell(name, arrays[f"arr_{n}"], diameter) for n, diameter in enumerate(diameters))
 
 
 def trimmed(layers_HW4: Array) -> Array:

@@ -70,15 +70,16 @@ class Smears(Sequence[SmearPicture]):
     Args:
         protocol: what is drawn, and how it is put together.
         params: how many pictures, how large, of which cells, and the seed.
+        shared: folder by which processes that compose the same pictures share the drawing of cells.
     """
 
-    def __init__(self, protocol: Protocol, params: SmearParams) -> None:
-        self.protocol, self.params = protocol, params
+    def __init__(self, protocol: Protocol, params: SmearParams, shared: Path | None = None) -> None:
+        self.protocol, self.params, self.shared = protocol, params, shared
         self._bank: Bank | None = None
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Protocol, SmearParams]]:
-        """Another process makes its cells anew: that takes no longer than sending them."""
-        return type(self), (self.protocol, self.params)
+    def __reduce__(self) -> tuple[type[Self], tuple[Protocol, SmearParams, Path | None]]:
+        """Sent to another process without the cells, which are too large to send."""
+        return type(self), (self.protocol, self.params, self.shared)
 
     def __len__(self) -> int:
         return sum(pictures(self.params).values())
@@ -108,7 +109,7 @@ class Smears(Sequence[SmearPicture]):
 
     def _bank_of(self, split: str) -> Bank:
         if self._bank is None or self._bank.split != split:
-            self._bank = make_bank(self.protocol, self.params, split, self.cropped[split])
+            self._bank = make_bank(self.protocol, self.params, split, self.cropped[split], self.shared)
         return self._bank
 
 

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,10 @@ class Composed(Sequence[Entry]):
     @abstractmethod
     def made_of(self) -> Any:
         """All that they are made of, as JSON can have it."""
+
+    @abstractmethod
+    def share(self, folder: Path) -> None:
+        """From now on, processes that make them may leave each other parts in this folder."""
 
 
 @dataclass(frozen=True)

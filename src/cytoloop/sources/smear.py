@@ -28,6 +28,9 @@ class SmearEntries(Composed):
         cells = [_digests(Path(folder)) for folder in params.cells_from]
         return [self.smears.protocol.model_dump(mode="json"), params.model_dump(mode="json"), cells]
 
+    def share(self, folder: Path) -> None:
+        self.smears.shared = folder
+
     def __len__(self) -> int:
         return len(self.smears)
 

@@ -74,6 +74,7 @@ def _compose(layout: Layout, source: Source, entries: Composed, table: TableWrit
     """Make entries shard by shard, on all processors; finished shards wait in the workspace until all are."""
     sections = [source.params.model_dump(mode="json"), source.codec.to_json()]
     with unfinished("ingest", [*sections, entries.made_of, _versions()]) as work:
+        entries.share(work)
         # the entries need no files; a tree that was opened here could not be sent to another process
         maker = _ShardMaker(work, layout.name, replace(source, tree=FolderTree(work)), entries)
         numbers = range(-(-len(entries) // source.params.rows_per_shard))
