@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -43,8 +44,9 @@ def shared(function: Callable[[Given], Made], items: Sequence[Given]) -> Generat
     pool = ProcessPoolExecutor(processes, context, _begin, (function, theirs))
     try:
         with _interrupts_later():
-            made = pool.map(_work, items)
-        yield from made
+            made = deque(pool.submit(_work, item) for item in items)
+        while made:  # not pool.map, which cancels what it leaves: a pool that breaks then loses its processes
+            yield made.popleft().result()
         pool.shutdown()
     except BrokenProcessPool:
         raise CytoloopError(

@@ -314,7 +314,8 @@ def test_an_output_that_cannot_be_written_is_told(tmp_path):
 
 
 CHILD = """
-import resource, sys
+import resource, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to Ctrl-C
 from pathlib import Path
 from drawn import params
 from cytoloop.door import run_step
