@@ -314,8 +314,7 @@ def test_an_output_that_cannot_be_written_is_told(tmp_path):
 
 
 CHILD = """
-import resource, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to Ctrl-C
+import resource, sys
 from pathlib import Path
 from drawn import params
 from cytoloop.door import run_step

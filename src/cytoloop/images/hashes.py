@@ -36,7 +36,7 @@ def perceptual_hash(rgb_HW3: Array) -> bytes:
         rgb_HW3: uint8 (H, W, 3).
     """
     grey_SS = cv2.resize(_grey(rgb_HW3), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    if grey_SS.std() < FLAT:
+    if cv2.meanStdDev(grey_SS)[1].item() < FLAT:
         return hashlib.sha256(np.rint(rgb_HW3.mean((0, 1))).astype(np.uint8).tobytes()).digest()
     frequencies = cv2.dct(grey_SS)[1:17, 1:17].ravel()
     return np.packbits(frequencies > NEGLIGIBLE * np.linalg.norm(frequencies)).tobytes()

@@ -49,14 +49,12 @@ class Scene:
         cv2.add(block, cv2.cvtColor(shown, cv2.COLOR_BGRA2BGR), block)
         self.owners_HW[window][covered >= 0.5] = len(self.classes) - 1
 
-    def block(self, x: int, y: int, size: int, quarters: int, mirrored: bool) -> "Scene":
-        """A copy of the square from (x, y), turned clockwise by 90 degrees `quarters` times (0..3), then mirrored."""
+    def block(self, x: int, y: int, size: int, mirrored: int) -> "Scene":
+        """A copy of the square from (x, y), mirrored: 0 not at all, 1 left and right, 2 up and down, 3 both."""
         window = slice(y, y + size), slice(x, x + size)
-        layers = [self.absorbance_HW3[window], self.owners_HW[window]]
-        layers = [cv2.rotate(layer, quarters - 1) if quarters else layer.copy() for layer in layers]
-        if mirrored:
-            layers = [cv2.flip(layer, 1) for layer in layers]
-        return Scene(layers[0], layers[1], list(self.classes))
+        layers = self.absorbance_HW3[window], self.owners_HW[window]
+        absorbance, owners = (cv2.flip(part, (1, 0, -1)[mirrored - 1]) if mirrored else part.copy() for part in layers)
+        return Scene(absorbance, owners, list(self.classes))
 
 
 def make_background(

@@ -163,9 +163,9 @@ def combinations(kinds: tuple[str, ...], fewest: int, most: int) -> list[tuple[s
 
 
 def cut_block(background: Scene, size: int, rng: np.random.Generator) -> Scene:
-    """A block of a background, turned and mirrored at random."""
+    """A block of a background, mirrored at random; its cells are turned already."""
     x, y = rng.integers(0, len(background.owners_HW) - size + 1, 2).tolist()
-    return background.block(x, y, size, int(rng.integers(4)), bool(rng.random() < 0.5))
+    return background.block(x, y, size, int(rng.integers(4)))
 
 
 def free_spot(radius: float, spots_N3: Array, size: int, rng: np.random.Generator) -> Array:
