@@ -18,7 +18,7 @@ PACKAGES = {
     "leukemia": "all/leukemia.zip",
     "dsb2018": "dsb2018/stage1_train.zip",
     "segmentation_wbc": "segmentation_wbc/dataset1.zip",
-    "blood_smear": "blood_smear/blood_smear.zip",
+    "blood_smear_samples": "blood_smear/blood_smear.zip",
 }
 
 
