@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cytoloop.model.losses import class_weights, keras_loss, loss, metric
+from cytoloop.model.losses import class_weights, keras_loss, loss, metric, picture_dice
 
 # one 2 x 2 picture, three classes: half background, a pixel each of the others
 TRUTH = np.array([[[0, 0], [1, 2]]], np.uint8)
@@ -21,7 +21,7 @@ def test_a_perfect_answer_costs_nothing() -> None:
     for name in ("categorical_crossentropy", "dice", "cce_dice"):
         assert value(loss(name)(TRUTH, sure_of(TRUTH))) == pytest.approx(0, abs=1e-5)
     foreground = (TRUTH > 0)[..., None].astype(np.float32)
-    for name in ("binary_crossentropy", "dice", "bce_dice"):
+    for name in ("binary_crossentropy", "dice", "bce_dice", "bce_picture_dice"):
         assert value(loss(name)(TRUTH, foreground)) == pytest.approx(0, abs=1e-5)
 
 
@@ -63,6 +63,16 @@ def test_sums_of_losses_are_sums() -> None:
     half = np.full((1, 2, 2, 1), 0.5, np.float32)
     parts = value(loss("binary_crossentropy")(TRUTH, half)) + value(loss("dice")(TRUTH, half))
     assert value(loss("bce_dice")(TRUTH, half)) == pytest.approx(parts)
+
+
+def test_picture_dice_hears_every_picture_alike() -> None:
+    # a full picture that is found, and one of four pixels of which none is: 1 - (1 + 1 / 5) / 2 = 0.4
+    truth = np.zeros((2, 4, 4), np.uint8)
+    truth[0], truth[1, :2, :2] = 1, 1
+    answer = np.zeros((2, 4, 4, 1), np.float32)
+    answer[0] = 1
+    assert value(picture_dice(truth, answer)) == pytest.approx(0.4)
+    assert value(loss("dice")(truth, answer)) == pytest.approx(1 - 33 / 37)
 
 
 def test_dice_coef_by_arithmetic() -> None:

@@ -33,6 +33,9 @@ def loss(name: Loss, class_weights: Weights = None) -> Function:
         "binary_crossentropy": binary_crossentropy,
         "dice": dice,
         "bce_dice": lambda truth, probability: binary_crossentropy(truth, probability) + dice(truth, probability),
+        "bce_picture_dice": lambda truth, probability: (
+            binary_crossentropy(truth, probability) + picture_dice(truth, probability)
+        ),
         "cce_dice": lambda truth, probability: categorical(truth, probability) + dice(truth, probability),
     }[name]
 
@@ -103,6 +106,20 @@ def dice(truth_BHW: Any, probability_BHWC: Any) -> Any:
     both_F = ops.sum(truth_BHWF * probability_BHWF, axis=(0, 1, 2))
     either_F = ops.sum(truth_BHWF, axis=(0, 1, 2)) + ops.sum(probability_BHWF, axis=(0, 1, 2))
     return 1 - ops.mean((2 * both_F + SMOOTH) / (either_F + SMOOTH))
+
+
+def picture_dice(truth_BHW: Any, probability_BHW1: Any) -> Any:
+    """1 - soft Dice of the foreground, per picture, then averaged over pictures.
+
+    As `evaluate` counts: a picture with little foreground is heard as loudly as one that is full of it.
+    SMOOTH is added, so that an empty picture that is found empty costs nothing.
+    """
+    from keras import ops
+
+    foreground_BHW1 = _foreground(truth_BHW, probability_BHW1)
+    both_B = ops.sum(foreground_BHW1 * probability_BHW1, axis=(1, 2, 3))
+    either_B = ops.sum(foreground_BHW1, axis=(1, 2, 3)) + ops.sum(probability_BHW1, axis=(1, 2, 3))
+    return 1 - ops.mean((2 * both_B + SMOOTH) / (either_B + SMOOTH))
 
 
 def accuracy(truth_BHW: Any, probability_BHWC: Any) -> Any:

@@ -17,7 +17,7 @@ from cytoloop.params import Loss, Metric, ModelParams
 Array = np.ndarray[Any, Any]
 
 LOSSES, METRICS = get_args(Loss), get_args(Metric)
-SIGMOID_ONLY = {"binary_crossentropy", "bce_dice", "dice_coef"}
+SIGMOID_ONLY = {"binary_crossentropy", "bce_dice", "bce_picture_dice", "dice_coef"}
 SOFTMAX_ONLY = {"categorical_crossentropy", "cce_dice", "dice_coef_multiclass"}
 
 
