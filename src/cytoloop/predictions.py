@@ -21,6 +21,8 @@ Array = np.ndarray[Any, Any]
 
 BATCH = 8
 MAX_PIXELS = 64_000_000
+AREAS = ("file", "class", "pixels", "fraction")
+"""The columns of the table of areas."""
 
 
 def find_pictures(inputs: Sequence[Path]) -> list[Path]:
@@ -72,15 +74,20 @@ def write_predictions(
             (Path(beside) / f"{stem}.png").write_bytes(predictor.codec.encode_png(ids_HW))
             painted_HW3 = paint(rgb_HW3, ids_HW, predictor.codec, overlay)
             (Path(beside) / f"{stem}_overlay.png").write_bytes(encode_rgb_png(painted_HW3))
-            counts_C = np.bincount(ids_HW.ravel(), minlength=len(predictor.codec.classes))
-            lines += [
-                [name, label, int(count), f"{count / ids_HW.size:.6f}"]
-                for label, count in zip(predictor.codec.names, counts_C, strict=True)
-            ]
-        write_csv(Path(beside) / PREDICTIONS, ["file", "class", "pixels", "fraction"], lines)
+            lines += areas(name, ids_HW, predictor.codec)
+        write_csv(Path(beside) / PREDICTIONS, AREAS, lines)
         for path in sorted(Path(beside).iterdir()):
             os.replace(path, folder / path.name)
     return {"pictures": float(len(lines) // len(predictor.codec.classes))}
+
+
+def areas(name: str, ids_HW: Array, codec: LabelCodec) -> list[list[Any]]:
+    """A line a class, with the columns AREAS, for a picture's class ids."""
+    counts_C = np.bincount(ids_HW.ravel(), minlength=len(codec.classes))
+    return [
+        [name, label, int(count), f"{count / ids_HW.size:.6f}"]
+        for label, count in zip(codec.names, counts_C, strict=True)
+    ]
 
 
 def _predicted(predictor: "Predictor", pictures: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, Array, Array]]:

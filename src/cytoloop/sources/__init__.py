@@ -51,12 +51,12 @@ def layout_named(name: str) -> Layout:
 
 
 def open_tree(source: str) -> Tree:
-    """The files of a folder, a zip archive, a single file, or an s3:// address (fetched first).
+    """The files of a folder, a zip archive, a single file, or an s3:// or dvc+s3:// address (fetched first).
 
     Raises:
         SourceError: there is nothing, or it is hostile or damaged.
     """
-    path = _fetched(source) if source.startswith("s3://") else Path(source)
+    path = _fetched(source) if source.startswith(("s3://", "dvc+")) else Path(source)
     if not path.exists():
         raise SourceError(f"ingest.source = {source!r}: no such folder or file; give a folder, a zip or s3://...")
     if path.is_file() and path.suffix.lower() == ".zip":
