@@ -7,9 +7,10 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 # without compiled bytecode every step would compile its imports again: 20 s instead of 6 s for keras
 unexport PYTHONDONTWRITEBYTECODE
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run smear-dataset test test-fast check format bench lock deps report mlflow clean
+.PHONY: help setup run smear-dataset compile run-kfp test test-fast check format bench lock image-locks deps report mlflow clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -31,6 +32,13 @@ run: setup ## run the pipeline; RECIPE=leukemia SOURCE=path for real pictures
 smear-dataset: setup ## compose smears into data/smear; TRAIN=65350 VALID=6560 TEST=6560
 	cytoloop smear --train $(or $(TRAIN),65350) --valid $(or $(VALID),6560) --test $(or $(TEST),6560)
 
+compile: setup ## pipelines for a cluster, in build/; IMAGE=name:tag SITE=infra/sites/name.yaml
+	python -m pipelines.compile --image "$(IMAGE)" --site "$(or $(SITE),infra/sites/example.yaml)" --output build
+
+run-kfp: setup ## run the compiled training pipeline here, by KFP's own local runner
+	python -m pipelines.compile --image "cytoloop-python:$$(cytoloop --version | cut -d' ' -f2)" --site infra/sites/local.yaml --output build/local
+	python -m pipelines.local build/local/training.yaml work/kfp
+
 test: setup ## all tests, the fast ones first
 	pytest -q tests/unit tests/property tests/steps tests/contract
 	pytest -q tests/pipeline tests/integration
@@ -49,13 +57,17 @@ format: setup ## format and fix what can be fixed
 	ruff check --fix .
 
 bench: setup ## the measurements (minutes)
-	@for file in tests/benchmarks/*.py; do echo "== $$file"; python $$file || exit 1; done
+	@for file in tests/benchmarks/*.py; do echo "== $$file"; PYTHONPATH=. python $$file || exit 1; done
 
 deps: setup ## write each stage's import closure into dvc.yaml
 	python -m pipelines.dvc_deps --write
 
 lock: setup ## compile requirements.lock from pyproject.toml
-	uv pip compile --universal --python-version 3.11 --extra dev --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra dev --output-file requirements.lock pyproject.toml
+
+image-locks: setup ## compile the image's lock files, with the versions of requirements.lock
+	$(COMPILE) --extra cluster --constraints requirements.lock --output-file infra/image/requirements-cpu.lock pyproject.toml
+	$(COMPILE) --extra cluster --constraints requirements.lock --output-file infra/image/requirements-gpu.lock pyproject.toml infra/image/gpu.in
 
 mlflow: setup ## look at the runs and models in a browser
 	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"

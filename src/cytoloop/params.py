@@ -4,12 +4,14 @@ Unknown keys, wrong types and impossible combinations are refused by `load_param
 work, naming the key, the value and what is allowed.
 """
 
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
 from cytoloop.errors import ParamsError
 
@@ -54,11 +56,18 @@ class SmearParams(Section):
     seed: int = Field(7, ge=0, description="seed of cells and composition")
 
 
+CONTENT_ADDRESS = re.compile(r"dvc\+(?P<remote>s3://[^#]+)#(?P<hash>[0-9a-f]{32}(?:\.dir)?)")
+"""A file, or a folder (.dir), in a DVC remote, by the MD5 of its content."""
+
+
 class IngestParams(Section):
     """Where the pictures come from, and how their masks are read."""
 
     layout: str = Field(description="declared layout; `cytoloop sources` lists them")
-    source: str = Field(description="folder, zip or s3:// address of the pictures")
+    source: str = Field(
+        description="folder, zip or s3:// address of the pictures, or dvc+s3://bucket/remote#<md5>[.dir], "
+        "content of a DVC remote"
+    )
     licence: str | None = Field(None, description="licence of the pictures; null takes the layout's own")
     citation: str | None = Field(None, description="whom to cite; null takes the layout's own")
     group_pattern: str | None = Field(
@@ -76,6 +85,13 @@ class IngestParams(Section):
     max_megapixels: float = Field(64, gt=0, description="largest picture accepted, 10^6 pixels")
     rows_per_shard: int = Field(256, ge=1, description="pictures in one Parquet shard")
     smear: SmearParams = SmearParams()
+
+    @field_validator("source")
+    @classmethod
+    def _is_an_address(cls, source: str) -> str:
+        if source.startswith("dvc+") and not CONTENT_ADDRESS.fullmatch(source):
+            raise ValueError("content of a DVC remote is dvc+s3://bucket/remote#<32 hexadecimal digits>[.dir]")
+        return source
 
     @field_validator("group_pattern")
     @classmethod
@@ -375,7 +391,7 @@ class ModelParams(Section):
 NOT_COMMON = frozenset().union(*(anatomy.reads for anatomy in ANATOMIES.values()))
 
 
-Loss = Literal["categorical_crossentropy", "binary_crossentropy", "dice", "bce_dice", "cce_dice"]
+Loss = Literal["categorical_crossentropy", "binary_crossentropy", "dice", "bce_dice", "bce_picture_dice", "cce_dice"]
 Metric = Literal["accuracy", "dice_coef", "dice_coef_multiclass"]
 
 
@@ -383,9 +399,11 @@ class TrainParams(Section):
     """How the network is trained."""
 
     epochs: int = Field(20, ge=1, description="passes over the training rows, at most")
-    batch_size: int = Field(8, ge=1, description="pictures in one step")
+    batch_size: int = Field(8, ge=1, description="pictures in one step on one device; D devices take D times as many")
     optimizer: Literal["adam", "adamw"] = Field("adamw", description="the optimizer")
-    learning_rate: float = Field(3e-3, gt=0, description="largest learning rate")
+    learning_rate: float = Field(
+        3e-3, gt=0, description="largest learning rate on one device; D devices take sqrt(D) times as much, rates too"
+    )
     schedule: Literal["constant", "one_cycle", "reduce_on_plateau", "piecewise"] = Field(
         "one_cycle", description="how the learning rate moves"
     )
@@ -507,7 +525,15 @@ class RegisterParams(Section):
         return alias
 
 
-class Params(Section):
+class Sections(Section):
+    """Sections of params.yaml: all of them, or those that a step reads."""
+
+    def section(self, name: str) -> Any:
+        """A section by its name in params.yaml."""
+        return getattr(self, {"validate": "validation", "register": "registration"}.get(name, name))
+
+
+class Params(Sections):
     """The whole of params.yaml."""
 
     classes: tuple[ClassParams, ...] = Field(min_length=2, max_length=255)
@@ -523,10 +549,6 @@ class Params(Section):
     classifier: ClassifierParams = ClassifierParams()
     infer: InferParams = InferParams()
     registration: RegisterParams = Field(RegisterParams(), alias="register")
-
-    def section(self, name: str) -> Any:
-        """A section by its name in params.yaml."""
-        return getattr(self, {"validate": "validation", "register": "registration"}.get(name, name))
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Params":
@@ -573,8 +595,9 @@ def _head_problems(classes: tuple[ClassParams, ...], model: ModelParams, train: 
             f"allowed: {' or '.join(map(str, allowed))}"
         )
     sigmoid = model.num_classes == 1
-    if sigmoid != (train.loss in ("binary_crossentropy", "bce_dice")) and train.loss != "dice":
-        fitting = "binary_crossentropy, bce_dice or dice" if sigmoid else "categorical_crossentropy, cce_dice or dice"
+    of_foreground = ("binary_crossentropy", "bce_dice", "bce_picture_dice")
+    if sigmoid != (train.loss in of_foreground) and train.loss != "dice":
+        fitting = f"{', '.join(of_foreground)} or dice" if sigmoid else "categorical_crossentropy, cce_dice or dice"
         problems.append(
             f"train.loss = {train.loss} does not fit model.num_classes = {model.num_classes}; allowed: {fitting}"
         )
@@ -640,11 +663,15 @@ def load_params(path: Path) -> Params:
     """
     if not path.is_file():
         raise ParamsError(f"{path}: no such params file; run in the project's folder or give --params")
+    return check_params(read_yaml(path, "params file"), str(path))
+
+
+def read_yaml(path: Path, kind: str) -> Any:
+    """The plain tree of a YAML file; raises ParamsError where it is none of that kind."""
     try:
-        tree = yaml.load(path.read_text("utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(path.read_text("utf-8"), Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, ParamsError) as error:
-        raise ParamsError(f"{path} is not a params file: {error}") from None
-    return check_params(tree, str(path))
+        raise ParamsError(f"{path} is not a {kind}: {error}") from None
 
 
 def check_params(tree: Any, where: str) -> Params:
@@ -652,8 +679,40 @@ def check_params(tree: Any, where: str) -> Params:
     try:
         return Params.model_validate(tree)
     except ValidationError as error:
-        lines = [f"  {_problem(entry)}" for entry in error.errors()]
-        raise ParamsError("\n".join([f"{where}: {len(lines)} problem(s)", *lines])) from None
+        raise explained(error, where) from None
+
+
+def sections_as_json(params: Params) -> dict[str, str]:
+    """Each section of the whole tree as JSON, by its name in params.yaml: how a cluster is told of it."""
+    return {name: json.dumps(section) for name, section in params.model_dump(mode="json", by_alias=True).items()}
+
+
+def sections_from_json(texts: Mapping[str, str], where: str) -> Sections:
+    """Some sections, each from JSON; what only the whole tree can tell is not checked.
+
+    Raises:
+        ParamsError: as `check_params`.
+    """
+    fields = {name: (field.annotation, field) for name, field in Params.model_fields.items()}
+    chosen: Any = {name: field for name, field in fields.items() if (field[1].alias or name) in texts}
+    tree = {name: _from_json(text, f"{where}: {name}") for name, text in texts.items()}
+    try:
+        return create_model("SomeParams", __base__=Sections, **chosen).model_validate(tree)
+    except ValidationError as error:
+        raise explained(error, where) from None
+
+
+def _from_json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ParamsError(f"{where} = {text[:80]!r}: is not JSON ({error}); give the whole section as JSON") from None
+
+
+def explained(error: ValidationError, where: str) -> ParamsError:
+    """A failed check for people, a line for each problem, with its key."""
+    lines = [f"  {_problem(entry)}" for entry in error.errors()]
+    return ParamsError("\n".join([f"{where}: {len(lines)} problem(s)", *lines]))
 
 
 def _problem(entry: Any) -> str:

@@ -6,9 +6,11 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from typing import Any
 
 PACKAGES = ("cytoloop", "keras", "numpy", "opencv-python-headless", "tensorflow")
+ORIGIN = ("image", "data_revision", "data_hash", "kfp_run_id")
 
 
 def provenance(digests: dict[str, str], sections: dict[str, Any]) -> dict[str, Any]:
@@ -21,12 +23,38 @@ def provenance(digests: dict[str, str], sections: dict[str, Any]) -> dict[str, A
     plain = {name: _plain(value) for name, value in sections.items()}
     return {
         "git_commit": git_commit(),
+        **origin(),
         "digests": digests,
         "params": plain,
         "params_sha256": fingerprint(plain),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def origin() -> dict[str, str]:
+    """Where an orchestrator says that a run comes from, as far as it does: the tags of a run in MLflow.
+
+    `image`, `data_revision` (of the data's own repository), `data_hash` (DVC's) and `kfp_run_id`, from
+    CYTOLOOP_IMAGE, CYTOLOOP_DATA_REVISION, ... in the environment.
+    """
+    told = {name: os.environ.get(_variable(name), "") for name in ORIGIN}
+    return {name: value for name, value in told.items() if value}
+
+
+def whence() -> dict[str, str]:
+    """`source`, the address of the pictures, where it is known: a tag of a run, and of no artifact."""
+    told = os.environ.get(_variable("source"), "")
+    return {"source": told} if told else {}
+
+
+def remember_origin(told: Mapping[str, str]) -> None:
+    """Put what is said of `git_commit`, `source` and ORIGIN where `git_commit`, `whence` and `origin` look for it."""
+    os.environ.update({_variable(name): value for name, value in told.items() if value})
+
+
+def _variable(name: str) -> str:
+    return f"CYTOLOOP_{name.upper()}"
 
 
 def fingerprint(value: Any) -> str:

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[2] / "src" / "cytoloop"
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "cytoloop"
 FILES = sorted(SOURCE.rglob("*.py"))
+GRAPHS = [*sorted((ROOT / "components").glob("*.py")), *sorted((ROOT / "pipelines").glob("*.py"))]
 
 ONLY_IN = {
     "kfp": (),
     "argparse": ("cli.py",),
     "boto3": ("storage.py",),
     "botocore": ("storage.py",),
+    "s3transfer": ("storage.py",),
     "mlflow": ("tracking.py", "registry.py", "model/serving.py"),
     "optuna": ("steps/tune.py",),
     "great_expectations": ("expectations.py",),
@@ -65,6 +68,25 @@ def test_layers_import_one_way(path: Path) -> None:
         allowed = LAYERS.get(where.parts[0])
         assert allowed is None or target in allowed, f"{where} imports {module}"
         assert target not in ("steps", "cli") or where.name in ("__main__.py", "cli.py"), f"{where} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_the_package_knows_nothing_of_its_runners(path: Path) -> None:
+    assert not {module.split(".")[0] for module, _ in imports(path)} & {"kfp", "components", "pipelines"}
+
+
+@pytest.mark.parametrize("path", GRAPHS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_components_and_pipelines_import_one_way(path: Path) -> None:
+    where = path.relative_to(ROOT).as_posix()
+    used = {module for module, _ in imports(path)}
+    tools = {"boto3", "botocore", "mlflow", "optuna", "great_expectations", "tensorflow", "keras"}
+    assert not {module.split(".")[0] for module in used} & tools
+    assert not any(module.startswith("cytoloop.steps") for module in used)
+    assert "argparse" not in used or where in ("pipelines/compile.py", "pipelines/submit.py")
+    if where.startswith("components/"):
+        at_top = {module for module, top in imports(path) if top}
+        assert at_top <= {"kfp", "functools", "components.step"}
+        assert not any(module.startswith("pipelines") for module in used)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
