@@ -32,9 +32,13 @@ TRIALS = "trials.csv"
 BUNDLE = "bundle.json"  # model
 ARRAYS = "arrays.npz"
 HISTORY = "history.csv"
+RUN = "run.json"  # what the training's run in MLflow holds
 METRICS = "metrics.json"  # evaluation
 REPORT = "report.html"
+LINEAGE = "lineage.json"
+PROFILE = "profile.json"  # evaluation: what the model was trained on
 PREDICTIONS = "predictions.csv"  # predictions
+PARAMS = "params.json"  # all: the sections of params.yaml that the step was given
 
 TRAIN, VAL, TEST, EXCLUDED = "train", "val", "test", "excluded"
 
@@ -283,6 +287,11 @@ def read_json(path: Path) -> Any:
     if not path.is_file():
         raise ArtifactError(f"{path}: not found; run the step that writes it, or give its folder")
     return json.loads(path.read_text("utf-8"))
+
+
+def read_params(folder: Path) -> dict[str, Any]:
+    """The sections of params.yaml that an artifact was made with, by name; empty where none were recorded."""
+    return dict(read_json(folder / PARAMS)) if (folder / PARAMS).is_file() else {}
 
 
 def write_json(path: Path, value: Any) -> None:

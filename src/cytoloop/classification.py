@@ -1,5 +1,6 @@
 """`cytoloop classify`: train the classifier on a table's labels, judge it, and label pictures."""
 
+import math
 import os
 import shutil
 import tempfile
@@ -83,7 +84,7 @@ def train(raw: Path, splits: Path, output: Path, params: Params) -> Numbers:
     )
     with (
         unfinished("classify", [facts["digests"], facts["params"], facts["versions"]]) as work,
-        tracking.start_run(tracking.experiment_name(), "classify", {}) as run,
+        tracking.start_run(tracking.experiment_name(), "classify", {"work": work.name}) as run,
         _replaced(output) as part,
     ):
         run.log_params(flat(facts["params"]))
@@ -93,9 +94,17 @@ def train(raw: Path, splits: Path, output: Path, params: Params) -> Numbers:
         history = {name: [line[name] for line in training.statistics] for name in trainer.COLUMNS}
         _write_history(part, history)
         numbers = judge(Classifier.load(part), cohort, history, part, params.evaluate)
-        run.log_metrics({f"test_{name}": value for name, value in numbers.items()})
-        run.log_artifacts(part, "classifier")
-        run.set_tags({"model_digest": digest, "git_commit": facts["git_commit"]})
+        tracking.Record(
+            run_name="classify",
+            work=work.name,
+            params=flat(facts["params"]),
+            dataset=(card.name, card.digest, "training"),
+            metrics=[*map(_figures, training.statistics), _on_test(numbers)],
+            tags={"model_digest": digest, "git_commit": facts["git_commit"]},
+            artifact="classifier",
+            leave_out=(CHECKPOINTS,),
+        ).write(part)
+        run.complete(part)
         shutil.copytree(work, part / CHECKPOINTS)
     best = training.best
     return {
@@ -130,7 +139,17 @@ def _replaced(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _trained(cohort: Cohort, settings: ClassifierParams, work: Path, run: tracking.Run) -> trainer.Training:
+def _figures(line: trainer.Line) -> tuple[int, trainer.Line]:
+    """An epoch's number, and the others by name."""
+    return int(line["epoch"]), {name: value for name, value in line.items() if name != "epoch"}
+
+
+def _on_test(numbers: Numbers) -> tuple[int, Numbers]:
+    """Those that could be measured, at no epoch."""
+    return 0, {f"test_{name}": value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def _trained(cohort: Cohort, settings: ClassifierParams, work: Path, run: tracking.LiveRun) -> trainer.Training:
     from tqdm import tqdm
 
     if settings.start_from is not None and trainer.newest(work) is None:
@@ -146,7 +165,8 @@ def _trained(cohort: Cohort, settings: ClassifierParams, work: Path, run: tracki
         def after_epoch(state: trainer.Training) -> None:
             line = state.statistics[-1]
             trainer.save(state, work)
-            run.log_metrics({name: value for name, value in line.items() if name != "epoch"}, int(line["epoch"]))
+            epoch, figures = _figures(line)
+            run.log_metrics(figures, epoch)
             bar.set_postfix({"loss": f"{line['loss']:.3f}", "val accuracy": f"{line['val_accuracy']:.3f}"}, False)
             bar.update()
 

@@ -9,15 +9,15 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from cytoloop import __version__
+from cytoloop.cli_models import add_models
 from cytoloop.door import FOLDERS, STEPS, Numbers, interface, run_step
 from cytoloop.errors import ArtifactError, CytoloopError
 from cytoloop.params import Params, load_params
+from cytoloop.provenance import remember_origin
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -68,9 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_augmentations(commands)
     _add_predict(commands)
+    _add_retrain(commands)
     _add_model(commands)
     _add_classify(commands)
     _add_recipe(commands)
+    add_models(commands)
     _add(commands, "status", "the scores, the registered model and the report of the last run", _status)
     return parser
 
@@ -91,8 +93,14 @@ def _add_step(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", s
     parser.set_defaults(step=step)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="params file (params.yaml)")
     if step == "ingest":
-        parser.add_argument("--source", help="folder, zip or s3:// address, instead of ingest.source")
+        parser.add_argument("--source", help="folder, zip, s3:// or dvc+s3:// address, instead of ingest.source")
         parser.add_argument("--layout", help="its layout, instead of ingest.layout; see `cytoloop sources`")
+    if step == "register":
+        parser.add_argument(
+            "--resume",
+            action="store_true",
+            help="after MLflow was away: send all that it missed, of the classifier too, then register",
+        )
     for name, folder in FOLDERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, type=Path, default=Path(folder), help=folder)
 
@@ -104,6 +112,11 @@ def _step(parsed: argparse.Namespace) -> None:
     params = load_params(parsed.params)
     if parsed.step == "ingest":
         params = _with_source(params, parsed.source, parsed.layout)
+    remember_origin({"source": params.ingest.source})
+    if parsed.step == "register" and parsed.resume:
+        from cytoloop.tracking import send
+
+        send(CLASSIFIER)
     face = interface(parsed.step)
     folders = {name: getattr(parsed, name) for name in (*face.inputs, *face.outputs)}
     began = time.monotonic()
@@ -133,7 +146,8 @@ def _sources(_: argparse.Namespace) -> None:
     for name in sorted(LAYOUTS):
         layout = LAYOUTS[name]
         licence = layout.licence or "yours: declare ingest.licence and ingest.citation"
-        print(f"{name}: {layout.description}\n    licence: {licence}\n{_indent(layout.expects)}\n")
+        citation = f"    citation: {layout.citation}\n" if layout.citation else ""
+        print(f"{name}: {layout.description}\n    licence: {licence}\n{citation}{_indent(layout.expects)}\n")
 
 
 def _indent(text: str) -> str:
@@ -204,34 +218,45 @@ def _add_predict(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--model", required=True, help="a bundle's folder, or models:/NAME@ALIAS, or models:/NAME/VERSION"
     )
-    parser.add_argument("--images", required=True, nargs="+", type=Path, help="pictures, or folders of pictures")
-    parser.add_argument("--output", required=True, type=Path, help="folder for the masks; made if need be")
+    parser.add_argument("--images", required=True, nargs="+", help="pictures, folders of pictures, or one s3:// prefix")
+    parser.add_argument("--output", required=True, help="folder for the masks, made if need be, or an s3:// prefix")
     parser.add_argument("--overlay", type=float, default=0.45, help="opacity of the mask in overlays, 0..1 (0.45)")
+    parser.add_argument(
+        "--profile", type=Path, help="table that gets a row a picture, for `cytoloop retrain`; made if need be"
+    )
 
 
 def _predict(parsed: argparse.Namespace) -> None:
     from cytoloop.predictions import find_pictures, write_predictions
+    from cytoloop.sharding import load_bundle, predict_shard
 
-    found = find_pictures(parsed.images)
-    with _bundle_folder(parsed.model) as folder:
+    if any(address.startswith("s3://") for address in (*parsed.images, parsed.output)):
+        if parsed.profile is not None:
+            raise CytoloopError("--profile: only where pictures and masks are local")
+        if len(parsed.images) > 1:
+            raise CytoloopError("--images: where S3 is read or written, one prefix or folder at a time")
+        numbers = predict_shard(parsed.model, parsed.images[0], parsed.output, 0, 1, parsed.overlay)
+    else:
+        found = find_pictures([Path(path) for path in parsed.images])
+        bundle = load_bundle(parsed.model)
         from cytoloop.model.predict import Predictor
 
-        predictor = Predictor.load(folder)
-    pictures = ((path.name, path.read_bytes()) for path in found)
-    numbers = write_predictions(predictor, pictures, parsed.output, parsed.overlay)
+        pictures = ((path.name, path.read_bytes()) for path in found)
+        numbers = write_predictions(Predictor(bundle), pictures, Path(parsed.output), parsed.overlay, parsed.profile)
     print(f"{numbers['pictures']:g} pictures -> {parsed.output}")
 
 
-@contextmanager
-def _bundle_folder(model: str) -> Iterator[Path]:
-    """A bundle's folder: the given one, or one fetched from the registry and removed afterwards."""
-    if not model.startswith("models:/"):
-        yield Path(model)
-        return
-    from cytoloop.registry import fetch
+def _add_retrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _add(commands, "retrain", "train anew in the working folder, where there is a reason to", _retrain)
+    why = parser.add_mutually_exclusive_group(required=True)
+    why.add_argument("--if-needed", action="store_true", help="new data, drift or age decide, as params.yaml declares")
+    why.add_argument("--because", metavar="REASON", help="by hand, and why")
 
-    with TemporaryDirectory() as folder:
-        yield fetch(model, Path(folder))
+
+def _retrain(parsed: argparse.Namespace) -> None:
+    from cytoloop.retraining import retrain
+
+    retrain(parsed.because)
 
 
 def _add_model(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -253,7 +278,11 @@ def _model_list(_: argparse.Namespace) -> None:
 def _model_summary(parsed: argparse.Namespace) -> None:
     from cytoloop.model.architectures import build
 
-    network = build(load_params(parsed.params).model)
+    model = load_params(parsed.params).model
+    if model.standardize and model.channel_mean is None:  # training measures them; the layers are the same
+        ones = (1.0,) * model.image_channels
+        model = model.model_copy(update={"channel_mean": ones, "channel_std": ones})
+    network = build(model)
     network.summary(line_length=110)
     if parsed.plot:
         from cytoloop.model.drawing import draw_network

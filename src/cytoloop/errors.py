@@ -27,3 +27,15 @@ class ValidationFailed(CytoloopError):
 
 class ModelError(CytoloopError):
     """A model bundle is damaged, foreign, or does not fit the request."""
+
+
+class ServerAway(CytoloopError):
+    """A server does not answer, or has trouble of its own; the same request may succeed later."""
+
+
+class SubmissionError(CytoloopError):
+    """A cluster's API refused something, or a run there did not succeed."""
+
+
+class Irreproducible(CytoloopError):
+    """A version was made again, and an artifact came out differently."""

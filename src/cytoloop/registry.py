@@ -2,6 +2,7 @@
 
 MLflow has no compare-and-set for aliases. On an SQLite file a lock beside it makes one of `promote`;
 on a server the alias is read, compared, set and read again, which narrows a race to milliseconds.
+Everything here is asked again while a server is away, and may be: nothing is made twice.
 """
 
 import importlib.metadata
@@ -11,13 +12,15 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cytoloop.artifacts import RUN
 from cytoloop.errors import ModelError
-from cytoloop.tracking import explained, open_store, quiet_mlflow, store_lock, store_name
+from cytoloop.tracking import explained, open_store, persistent, quiet_mlflow, store_lock, store_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,12 +49,15 @@ class Version:
     version: str
     tags: dict[str, str]
     run_id: str | None
+    created: datetime | None = None
+    """When it was registered, UTC."""
 
     @property
     def uri(self) -> str:
         return f"models:/{self.name}/{self.version}"
 
 
+@persistent
 def register_version(name: str, model_folder: Path, run_id: str, tags: Mapping[str, str]) -> Version:
     """Store a bundle as a new version, or find the version that has its digest already.
 
@@ -68,6 +74,7 @@ def register_version(name: str, model_folder: Path, run_id: str, tags: Mapping[s
             return known or _make_version(client, name, model_folder, run_id, tags)
 
 
+@persistent
 def tag_version(version: Version, tags: Mapping[str, str]) -> None:
     """Set tags of a version, anew where they exist."""
     with explained():
@@ -76,12 +83,14 @@ def tag_version(version: Version, tags: Mapping[str, str]) -> None:
             client.set_model_version_tag(version.name, version.version, key, value)
 
 
+@persistent
 def current(name: str, alias: str) -> Version | None:
     """The version that has the alias, or None where no version or no such model is."""
     with explained():
         return _holder(open_store(), name, alias)
 
 
+@persistent
 def promote(name: str, version: str, alias: str, expect: str | None) -> bool:
     """Move the alias to a version, if it still is where the caller has seen it.
 
@@ -98,6 +107,8 @@ def promote(name: str, version: str, alias: str, expect: str | None) -> bool:
         client = open_store()
         with store_lock():
             holder = _holder(client, name, alias)
+            if holder is not None and holder.version == version:  # our own answer may have been lost on its way
+                return True
             if (holder and holder.version) != expect:
                 return False
             client.set_registered_model_alias(name, alias, version)
@@ -105,15 +116,17 @@ def promote(name: str, version: str, alias: str, expect: str | None) -> bool:
             return holder is not None and holder.version == version
 
 
-def fetch(uri: str, folder: Path) -> Path:
-    """Download a version's bundle.
+@persistent
+def versions(name: str) -> list[Version]:
+    """All versions of a registered model, the newest first; none where there is no such model."""
+    with explained():
+        found = open_store().search_model_versions(f"name = '{name}'", order_by=["version_number DESC"])
+        return [_version(one) for one in found]
 
-    Args:
-        uri: `models:/NAME@ALIAS` or `models:/NAME/3`.
-        folder: where to put it.
 
-    Returns:
-        The bundle's folder, inside `folder`.
+@persistent
+def find(uri: str) -> Version:
+    """The version at `models:/NAME@ALIAS` or `models:/NAME/3`.
 
     Raises:
         ModelError: the address is of another form, or there is no such version.
@@ -125,13 +138,45 @@ def fetch(uri: str, folder: Path) -> Path:
     with explained():
         client = open_store()
         version = _holder(client, name, alias) if alias else _if_there(lambda: client.get_model_version(name, number))
-        if version is None:
-            raise ModelError(
-                f"{uri}: no such version in {store_name()}; `cytoloop register` makes one, "
-                "or set MLFLOW_TRACKING_URI for another store"
-            )
-        inside = f"{version.uri}/artifacts/{BUNDLE_NAME}"
-        return Path(quiet_mlflow().artifacts.download_artifacts(inside, dst_path=str(folder)))
+    if version is None:
+        raise ModelError(
+            f"{uri}: no such version in {store_name()}; `cytoloop register` makes one, "
+            "or set MLFLOW_TRACKING_URI for another store"
+        )
+    return version
+
+
+@persistent
+def fetch(uri: str, folder: Path, file: str | None = None) -> Path:
+    """Download a version's bundle.
+
+    Args:
+        uri: `models:/NAME@ALIAS` or `models:/NAME/3`.
+        folder: where to put it.
+        file: of the bundle; all of them where it is None.
+
+    Returns:
+        The bundle's folder, or the file, inside `folder`.
+
+    Raises:
+        ModelError: the address is of another form, or there is no such version.
+    """
+    version = find(uri)
+    inside = "/".join(part for part in (BUNDLE_NAME, file) if part)
+    with explained():
+        address = f"{version.uri}/artifacts/{inside}"
+        return Path(quiet_mlflow().artifacts.download_artifacts(address, dst_path=str(folder)))
+
+
+@persistent
+def fetch_of_run(version: Version, name: str, folder: Path) -> Path | None:
+    """Download a file of the run that made a version, as `evaluation/metrics.json`; None where it has none of it."""
+    with explained():
+        client = open_store()
+        above = name.rpartition("/")[0]
+        if version.run_id is None or name not in {file.path for file in client.list_artifacts(version.run_id, above)}:
+            return None
+        return Path(client.download_artifacts(version.run_id, name, str(folder)))
 
 
 def _holder(client: "MlflowClient", name: str, alias: str) -> Version | None:
@@ -154,13 +199,14 @@ def _with_digest(client: "MlflowClient", name: str, digest: str) -> Version | No
 
 
 def _version(found: Any) -> Version:
-    return Version(found.name, str(found.version), dict(found.tags), found.run_id)
+    created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC)
+    return Version(found.name, str(found.version), dict(found.tags), found.run_id, created)
 
 
 def _make_version(
     client: "MlflowClient", name: str, model_folder: Path, run_id: str, tags: Mapping[str, str]
 ) -> Version:
-    model_id = _log_model(client, model_folder, run_id)
+    model_id = _log_model(client, model_folder, run_id, tags[DIGEST_TAG])
     with suppress(quiet_mlflow().MlflowException):  # it exists; another error shows in the next call
         client.create_registered_model(name)
     return _version(
@@ -168,16 +214,30 @@ def _make_version(
     )
 
 
-def _log_model(client: "MlflowClient", model_folder: Path, run_id: str) -> str:
-    """Store the bundle and the file that serves it with a run, which stays as finished as it is."""
+def _log_model(client: "MlflowClient", model_folder: Path, run_id: str, digest: str) -> str:
+    """Store the bundle and the file that serves it with a run, which stays as finished as it is; once for a run."""
     from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model
 
     run = client.get_run(run_id)
-    model_id = client.create_logged_model(run.info.experiment_id, "model", source_run_id=run_id).model_id
+    experiment_id = run.info.experiment_id
+    begun = client.search_logged_models(
+        [experiment_id], f"source_run_id = '{run_id}' AND tags.`{DIGEST_TAG}` = '{digest}'", max_results=1
+    )
+    model = begun[0] if begun else client.create_logged_model(experiment_id, "model", run_id, {DIGEST_TAG: digest})
+    if model.status != "READY":
+        _store_model(client, model_folder, run_id, model.model_id)
+        client.finalize_logged_model(model.model_id, "READY")
+    if model.model_id not in {output.model_id for output in run.outputs.model_outputs}:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    return str(model.model_id)
+
+
+def _store_model(client: "MlflowClient", model_folder: Path, run_id: str, model_id: str) -> None:
+    from mlflow.models import Model
+
     with tempfile.TemporaryDirectory() as scratch:
         # MLflow keeps the folder's name; what shows how it was trained stays with the run
-        aside = shutil.ignore_patterns("checkpoints", "epochs")
+        aside = shutil.ignore_patterns("checkpoints", "epochs", RUN)
         bundle = shutil.copytree(model_folder, Path(scratch) / BUNDLE_NAME, ignore=aside)
         quiet_mlflow().pyfunc.save_model(
             Path(scratch) / "model",
@@ -189,9 +249,6 @@ def _log_model(client: "MlflowClient", model_folder: Path, run_id: str) -> str:
             mlflow_model=Model(run_id=run_id, model_id=model_id, model_uuid=model_id),
         )
         client.log_model_artifacts(model_id, str(Path(scratch) / "model"))
-    client.finalize_logged_model(model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
-    return str(model_id)
 
 
 def _signature() -> Any:

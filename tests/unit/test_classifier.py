@@ -203,7 +203,7 @@ def test_eight_pictures_are_learnt_by_heart(data: tuple[Path, Path], trained: Pa
 
 def test_the_output_is_complete(trained: Path) -> None:
     files = ["arrays.npz", "bundle.json", "checkpoints", "classification.html", "curves.png", "history.csv"]
-    assert sorted(path.name for path in trained.iterdir()) == [*files, "metrics.json", "per_picture.csv"]
+    assert sorted(path.name for path in trained.iterdir()) == [*files, "metrics.json", "per_picture.csv", "run.json"]
     assert not Path("work").exists() or list(Path("work").iterdir()) == []
     with (trained / "history.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))

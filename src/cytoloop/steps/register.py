@@ -2,16 +2,19 @@
 
 import logging
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cytoloop import registry, tracking
-from cytoloop.artifacts import METRICS, RECEIPT, flat, read_json, write_json
+from cytoloop.artifacts import LINEAGE, METRICS, RECEIPT, flat, read_json, sha256_file, write_json
 from cytoloop.door import Input, Numbers, Output
-from cytoloop.errors import ArtifactError
+from cytoloop.errors import ArtifactError, ServerAway
 from cytoloop.model.bundle import BundleFile, read_bundle
 from cytoloop.params import RegisterParams
+from cytoloop.provenance import ORIGIN
 
 PROMOTE, KEEP, REFUSE = "promote", "keep", "refuse"
 
@@ -41,26 +44,42 @@ def register(model: Input, evaluation: Input, registration: Output, register_par
     """Record the evaluation and the model in MLflow, and move the alias if the model has earned it.
 
     A refused model is recorded too. The same model registered again keeps its version, and a run that
-    was interrupted before the alias moved is finished by the next.
+    was interrupted before the alias moved is finished by the next. What MLflow missed of the training is
+    sent first.
 
     Raises:
         ArtifactError: the evaluation is incomplete.
         ModelError: the bundle is damaged.
+        ServerAway: MLflow does not answer; model and evaluation stay as they are.
     """
     bundle, metrics = read_bundle(model).file, _read_metrics(evaluation)
     own = metrics["model_digest"] == bundle.model_digest
-    run_id = _record_evaluation(evaluation, metrics if own else {}, bundle, register_params.name)
-    version = registry.register_version(register_params.name, model, run_id, _lineage(bundle))
-    candidate = Score(version.version, _number(metrics["macro_dice"]), metrics["test_digest"]) if own else None
-    verdict, champion = _decide(version, candidate, register_params)
+    with _resumable():
+        run_id = _record_evaluation(model, evaluation, metrics if own else {}, bundle, register_params.name)
+        judged = _judged(evaluation) if own else {}
+        lineage = _lineage(bundle) | judged
+        version = registry.register_version(register_params.name, model, run_id, lineage)
+        candidate = Score(version.version, _number(metrics["macro_dice"]), metrics["test_digest"]) if own else None
+        verdict, champion = _decide(version, candidate, register_params, judged)
     log.log(logging.WARNING if verdict.decision == REFUSE else logging.INFO, "%s: %s", verdict.decision, verdict.reason)
     receipt = _receipt(version, candidate, champion, verdict) | {"alias": register_params.alias}
-    write_json(registration / RECEIPT, receipt | {"lineage": _lineage(bundle)})
+    write_json(registration / RECEIPT, receipt | {"lineage": lineage})
     return {
         "version": float(version.version),
         "promoted": float(verdict.decision == PROMOTE),
         "macro_dice": candidate.macro_dice if candidate else math.nan,
     }
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    try:
+        yield
+    except ServerAway as error:
+        raise ServerAway(
+            f"{error}. Nothing is lost: model and evaluation are on disk. When it answers again, register by "
+            "`cytoloop register --resume` (with the flags of this one, if it had any)"
+        ) from error
 
 
 def judge(candidate: Score | None, champion: Score | None, min_improvement: float) -> Verdict:
@@ -90,7 +109,9 @@ def judge(candidate: Score | None, champion: Score | None, min_improvement: floa
     return Verdict(KEEP, f"{gain}; more than {min_improvement:g} better is asked for")
 
 
-def _decide(version: registry.Version, candidate: Score | None, params: RegisterParams) -> tuple[Verdict, Score | None]:
+def _decide(
+    version: registry.Version, candidate: Score | None, params: RegisterParams, judged: Mapping[str, str]
+) -> tuple[Verdict, Score | None]:
     """Judge against the reigning version and promote; anew when somebody else was promoted meanwhile.
 
     Scores and reason are written before the alias moves, so that whoever reigns has them.
@@ -99,7 +120,7 @@ def _decide(version: registry.Version, candidate: Score | None, params: Register
     """
     if candidate and not math.isnan(candidate.macro_dice):
         scores = {"macro_dice": repr(candidate.macro_dice), "test_digest": candidate.test_digest}
-        registry.tag_version(version, scores)
+        registry.tag_version(version, {**judged, **scores})
     while True:
         champion = _score(registry.current(params.name, params.alias))
         verdict = judge(candidate, champion, params.min_improvement)
@@ -124,25 +145,39 @@ def _read_metrics(evaluation: Path) -> dict[str, Any]:
     return metrics
 
 
-def _record_evaluation(evaluation: Path, metrics: dict[str, Any], bundle: BundleFile, name: str) -> str:
+def _record_evaluation(model: Path, evaluation: Path, metrics: dict[str, Any], bundle: BundleFile, name: str) -> str:
     """Log the metrics and the report to the run that trained the model, or to a run of our own."""
-    digest = bundle.model_digest
-    trained = tracking.find_run(tracking.experiment_name(), model_digest=digest)
-    if trained is None:
-        with tracking.start_run(tracking.experiment_name(), f"register {name}", {"model_digest": digest}) as run:
-            trained = run.id
+    run = tracking.Run(_training_run(model, bundle.model_digest) or _own_run(name, bundle.model_digest))
     if metrics:
-        tracking.Run(trained).log_metrics(_figures(metrics))
-        tracking.Run(trained).log_artifacts(evaluation, "evaluation")
-    return trained
+        known = run.metrics()
+        run.log_metrics({name: value for name, value in _figures(metrics).items() if known.get(name) != value})
+        run.log_artifacts(evaluation, "evaluation")
+    return run.id
+
+
+def _training_run(model: Path, digest: str) -> str | None:
+    return tracking.find_run(tracking.experiment_name(), model_digest=digest) or tracking.send(model)
+
+
+def _own_run(name: str, digest: str) -> str:
+    tags = {"model_digest": digest, "work": f"register-{digest}"}
+    return tracking.make_run(tracking.experiment_name(), f"register {name}", tags)
 
 
 def _lineage(bundle: BundleFile) -> dict[str, str]:
     return {
         registry.DIGEST_TAG: bundle.model_digest,
         "git_commit": str(bundle.provenance.get("git_commit", "unknown")),
+        **{name: str(bundle.provenance[name]) for name in ORIGIN if name in bundle.provenance},
         **{f"{name}_digest": str(digest) for name, digest in bundle.provenance.get("digests", {}).items()},
     }
+
+
+def _judged(evaluation: Path) -> dict[str, str]:
+    """Digests of the evaluation, and of the validation of its data where it tells."""
+    told = read_json(evaluation / LINEAGE) if (evaluation / LINEAGE).is_file() else {}
+    validated = {"validated_digest": told["validated"]["digest"]} if told else {}
+    return {"evaluation_digest": sha256_file(evaluation / METRICS), **validated}
 
 
 def _receipt(

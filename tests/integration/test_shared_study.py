@@ -1,0 +1,169 @@
+"""Several `tune` processes share one study in a real PostgreSQL; one of them is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import servers
+from cytoloop.artifacts import BEST_PARAMS, TRIALS, read_json
+from cytoloop.errors import CytoloopError, ServerAway
+from cytoloop.params import AugmentParams, ModelParams, TrainParams, TuneParams
+from cytoloop.steps import tune as step
+from servers import Postgres, postgres
+from tables import row, write_table
+
+__all__ = ["postgres"]
+
+pytestmark = pytest.mark.slow
+
+TRIALS_ASKED = 6
+WORKER = """
+import os, sys, time
+from pathlib import Path
+from cytoloop.params import AugmentParams, ModelParams, TrainParams, TuneParams
+from cytoloop.steps import tune as step
+
+def slowly(model, *_):
+    print("trial", flush=True)
+    time.sleep(float(sys.argv[2]))
+    return 1 / (model.base_filters + model.num_layers + model.base_kernels)
+
+step._train_briefly = slowly
+folder, output = Path(sys.argv[1]), Path(sys.argv[3])
+output.mkdir()
+print("ready", flush=True)
+sys.stdin.readline()
+params = TuneParams(trials={trials}, epochs=1, base_filters=(2, 4, 8), base_kernels=(3, 5), num_layers=(2, 3))
+model = ModelParams(architecture="leanunet", num_classes=3, image_width=32, image_height=32, num_layers=2,
+                    base_filters=4, base_kernels=3)
+inputs = [folder / name for name in ("raw", "splits", "augmented")]
+step.tune(*inputs, output, params, AugmentParams(), model, TrainParams(batch_size=2))
+""".replace("{trials}", str(TRIALS_ASKED))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rows = [row(f"p{i:02d}", mask_HW=np.full((32, 32), i % 3, np.uint8)) for i in range(6)]
+    write_table(tmp_path / "raw", rows)
+    write_table(tmp_path / "augmented", [])
+    (tmp_path / "splits").mkdir()
+    lines = [f"{r.id},{r.id},{'val' if i % 3 == 2 else 'train'}," for i, r in enumerate(rows)]
+    (tmp_path / "splits/splits.csv").write_text("\n".join(["id,group,split,reason", *lines]) + "\n")
+    return tmp_path
+
+
+def worker(data: Path, name: str, storage: str | None, seconds: float) -> subprocess.Popen[str]:
+    """A process that is about to search, each of whose trials takes some seconds."""
+    shared = {} if storage is None else {step.SHARED: storage, step.HEARTBEAT: "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(data), str(seconds), str(data / name)],
+        env={**os.environ, "CYTOLOOP_WORK": str(data / "work"), **shared},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n", process.stderr and process.stderr.read()
+    return process
+
+
+def go(*workers: subprocess.Popen[str]) -> None:
+    for process in workers:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+
+def ended(process: subprocess.Popen[str]) -> list[str]:
+    """What a process printed; it must have ended well."""
+    out, err = process.communicate(timeout=90)
+    assert process.returncode == 0, err
+    return out.splitlines()
+
+
+def results(data: Path, name: str) -> tuple[bytes, bytes]:
+    return (data / name / BEST_PARAMS).read_bytes(), (data / name / TRIALS).read_bytes()
+
+
+def lines(data: Path, name: str) -> list[list[str]]:
+    return [line.split(",") for line in (data / name / TRIALS).read_text().splitlines()[1:]]
+
+
+def test_processes_that_begin_at_once_share_the_trials_also_of_one_that_is_killed(
+    postgres: Postgres, data: Path
+) -> None:
+    storage = postgres.database("study")
+    killed, *others = [worker(data, name, storage, 0.5) for name in ("one", "two")]
+    go(killed, *others)
+    assert killed.stdout is not None
+    assert killed.stdout.readline() == "trial\n"
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    printed = ended(others[0])
+    trials = lines(data, "two")
+    done = [trial for trial in trials if trial[1] == "complete"]
+    assert TRIALS_ASKED <= len(done) <= TRIALS_ASKED + 1
+    failed = [trial for trial in trials if trial[1] == "fail"]
+    assert len(failed) == 1
+    assert failed[0][3:] in [trial[3:] for trial in done]  # what died was done again
+    assert ["4", "3", "2"] in [trial[3:] for trial in done]  # the model section as it is
+    assert len(printed) == len({tuple(trial[3:]) for trial in done})  # a choice is trained once
+    best = read_json(data / "two" / BEST_PARAMS)
+    assert best["val_macro_dice"] == max(float(trial[2]) for trial in done)
+
+    last = worker(data, "last", storage, 0)
+    go(last)
+    assert ended(last) == []  # nothing is left to try
+    assert results(data, "last") == results(data, "two")
+    assert not (data / "work").exists()
+
+
+def test_one_process_alone_finds_the_same_in_a_database_as_in_its_work_folder(postgres: Postgres, data: Path) -> None:
+    alone, shared = worker(data, "alone", None, 0), worker(data, "shared", postgres.database("study"), 0)
+    go(alone, shared)
+    ended(alone), ended(shared)
+    assert results(data, "shared") == results(data, "alone")
+
+
+def search(data: Path) -> None:
+    output = data / "best_params"
+    output.mkdir()
+    inputs = [data / name for name in ("raw", "splits", "augmented")]
+    params = TuneParams(trials=1, epochs=1, base_filters=(2,), base_kernels=(3,), num_layers=(2,))
+    step.tune(*inputs, output, params, AugmentParams(), ModelParams(num_classes=3), TrainParams())
+
+
+@pytest.mark.parametrize("password", ["s3cr%40t", "s3c@r3t"])
+def test_a_database_that_does_not_answer_is_told_in_a_line_without_its_password(
+    data: Path, monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    monkeypatch.setattr(step, "OPENING", 2)
+    port = servers.free_port()
+    monkeypatch.setenv(
+        step.SHARED, f"postgresql+psycopg://ann:{password}@127.0.0.1:{port}/studies?application_name=hush"
+    )
+    with pytest.raises(ServerAway, match=rf"//127\.0\.0\.1:{port}/studies does not answer \(.+\)") as told:
+        search(data)
+    assert "\n" not in str(told.value)
+    assert not any(secret in str(told.value) for secret in ("ann", "s3c", "r3t", "hush"))
+
+
+@pytest.mark.parametrize(
+    "address", ["nonsense", "postgresql+nodriver://ann:s3cret@127.0.0.1/studies", "mydb://a:s3cret@h"]
+)
+def test_what_is_no_address_is_told(data: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv(step.SHARED, address)
+    with pytest.raises(CytoloopError, match=r"CYTOLOOP_STUDY_STORAGE: not an address.*postgresql\+psycopg") as told:
+        search(data)
+    assert "s3cret" not in str(told.value)
+
+
+@pytest.mark.parametrize("heartbeat", ["0", "soon", "1.5", "-1"])
+def test_a_heartbeat_is_whole_seconds(data: Path, monkeypatch: pytest.MonkeyPatch, heartbeat: str) -> None:
+    monkeypatch.setenv(step.SHARED, "postgresql+psycopg://127.0.0.1/studies")
+    monkeypatch.setenv(step.HEARTBEAT, heartbeat)
+    with pytest.raises(CytoloopError, match="CYTOLOOP_STUDY_HEARTBEAT"):
+        search(data)
