@@ -28,6 +28,7 @@ def retraining(place: Placing) -> Any:
         evaluate_params: str,
         infer_params: str,
         register_params: str,
+        retrain_params: str,
         git_commit: str,
         image: str,
         data_revision: str,

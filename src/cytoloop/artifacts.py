@@ -34,6 +34,7 @@ ARRAYS = "arrays.npz"
 HISTORY = "history.csv"
 RUN = "run.json"  # what the training's run in MLflow holds
 METRICS = "metrics.json"  # evaluation
+PER_PICTURE = "per_picture.csv"
 REPORT = "report.html"
 LINEAGE = "lineage.json"
 PROFILE = "profile.json"  # evaluation: what the model was trained on

@@ -256,6 +256,8 @@ def _add_retrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _retrain(parsed: argparse.Namespace) -> None:
     from cytoloop.retraining import retrain
 
+    if parsed.because is not None and not parsed.because.strip():
+        raise CytoloopError("--because: say why, for those who will ask")
     retrain(parsed.because)
 
 

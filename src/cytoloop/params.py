@@ -431,7 +431,8 @@ class TrainParams(Section):
         0, ge=0, description="newest checkpoints kept with the model, beside the best one, each with its facts; 0: none"
     )
     start_from: str | None = Field(
-        None, description="checkpoint (.npz) to go on from, or model bundle (folder) to start from; null: neither"
+        None,
+        description="checkpoint (.npz) to go on from, or bundle (folder, models:/NAME/3) to start from; null: neither",
     )
     seed: int = Field(0, ge=0, description="seed of weights, order and dropout")
 
@@ -525,6 +526,39 @@ class RegisterParams(Section):
         return alias
 
 
+class RetrainParams(Section):
+    """When the reigning version has had its day, and how the next training begins."""
+
+    min_new_groups: int = Field(1, ge=1, description="groups of the source that it has not seen, at least, to retrain")
+    recent: str | None = Field(
+        None,
+        description="table of recent predictions (`cytoloop predict --profile`), a file or an s3:// address; "
+        "null: drift is not looked for",
+    )
+    recent_days: float = Field(30, gt=0, description="age of a prediction up to which it counts as recent, days")
+    min_recent: int = Field(100, ge=2, description="pictures predicted recently, at least, to speak of drift")
+    max_fact_shift: float = Field(
+        0.25, gt=0, description="population stability index of a picture's facts up to which they are as in training"
+    )
+    max_fraction_shift: float = Field(0.25, gt=0, description="the same, of the classes' predicted fractions")
+    false_alarm: float = Field(
+        0.05, gt=0, lt=1, description="probability that a larger index of any fact or class is chance and called drift"
+    )
+    max_age_days: float | None = Field(
+        None, gt=0, description="age from its registration up to which a version is not too old, days; null: any"
+    )
+    start: Literal["fresh", "warm"] = Field(
+        "fresh", description="fresh: from random or pretrained weights; warm: from the reigning version's"
+    )
+
+    @field_validator("recent")
+    @classmethod
+    def _is_a_file(cls, recent: str | None) -> str | None:
+        if recent is not None and re.match(r"(?!s3:)[a-z0-9+]+://", recent):
+            raise ValueError("must be a file or an s3:// address")
+        return recent
+
+
 class Sections(Section):
     """Sections of params.yaml: all of them, or those that a step reads."""
 
@@ -549,6 +583,7 @@ class Params(Sections):
     classifier: ClassifierParams = ClassifierParams()
     infer: InferParams = InferParams()
     registration: RegisterParams = Field(RegisterParams(), alias="register")
+    retrain: RetrainParams = RetrainParams()
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Params":

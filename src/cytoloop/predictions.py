@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cytoloop import profiles
 from cytoloop.artifacts import PREDICTIONS, write_csv
 from cytoloop.errors import SourceError
 from cytoloop.images.codec import LabelCodec
@@ -51,7 +52,11 @@ def find_pictures(inputs: Sequence[Path]) -> list[Path]:
 
 
 def write_predictions(
-    predictor: "Predictor", pictures: Iterable[tuple[str, bytes]], folder: Path, overlay: float
+    predictor: "Predictor",
+    pictures: Iterable[tuple[str, bytes]],
+    folder: Path,
+    overlay: float,
+    profile: Path | None = None,
 ) -> dict[str, float]:
     """Predict pictures and write their masks, overlays and a table of areas.
 
@@ -62,22 +67,30 @@ def write_predictions(
     Args:
         pictures: file names with the files' bytes; stems must differ.
         overlay: opacity of the mask, 0..1.
+        profile: table of recent predictions (see `profiles`) that gets a row a picture in the end.
 
     Raises:
         SourceError: a picture cannot be read; nothing is written then.
+        ArtifactError: the profile is another file; nothing is written then.
     """
+    if profile is not None:
+        profiles.check_table(profile, predictor.codec.names)
     folder.mkdir(parents=True, exist_ok=True)
     lines: list[list[Any]] = []
+    seen: list[list[str]] = []
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as beside:
-        for name, rgb_HW3, ids_HW in _predicted(predictor, pictures):
+        for name, data, rgb_HW3, ids_HW in _predicted(predictor, pictures):
             stem = Path(name).stem
             (Path(beside) / f"{stem}.png").write_bytes(predictor.codec.encode_png(ids_HW))
             painted_HW3 = paint(rgb_HW3, ids_HW, predictor.codec, overlay)
             (Path(beside) / f"{stem}_overlay.png").write_bytes(encode_rgb_png(painted_HW3))
             lines += areas(name, ids_HW, predictor.codec)
+            seen += [profiles.observed(data, rgb_HW3, ids_HW, len(predictor.codec.classes))] if profile else []
         write_csv(Path(beside) / PREDICTIONS, AREAS, lines)
         for path in sorted(Path(beside).iterdir()):
             os.replace(path, folder / path.name)
+    if profile is not None:
+        profiles.append(profile, predictor.meta["model_digest"], predictor.codec.names, seen)
     return {"pictures": float(len(lines) // len(predictor.codec.classes))}
 
 
@@ -90,12 +103,15 @@ def areas(name: str, ids_HW: Array, codec: LabelCodec) -> list[list[Any]]:
     ]
 
 
-def _predicted(predictor: "Predictor", pictures: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, Array, Array]]:
+def _predicted(
+    predictor: "Predictor", pictures: Iterable[tuple[str, bytes]]
+) -> Iterator[tuple[str, bytes, Array, Array]]:
+    """Each picture's name, file, pixels and class ids."""
     pictures = iter(pictures)
-    while batch := [(name, _decode(name, data)) for name, data in islice(pictures, BATCH)]:
-        answers = predictor.predict([rgb_HW3 for _, rgb_HW3 in batch])
-        for (name, rgb_HW3), answer in zip(batch, answers, strict=True):
-            yield name, rgb_HW3, answer.ids_HW
+    while batch := [(name, data, _decode(name, data)) for name, data in islice(pictures, BATCH)]:
+        answers = predictor.predict([rgb_HW3 for _, _, rgb_HW3 in batch])
+        for (name, data, rgb_HW3), answer in zip(batch, answers, strict=True):
+            yield name, data, rgb_HW3, answer.ids_HW
 
 
 def _decode(name: str, data: bytes) -> Array:

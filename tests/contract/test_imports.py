@@ -14,12 +14,13 @@ GRAPHS = [*sorted((ROOT / "components").glob("*.py")), *sorted((ROOT / "pipeline
 
 ONLY_IN = {
     "kfp": (),
-    "argparse": ("cli.py",),
+    "argparse": ("cli.py", "cli_models.py"),
     "boto3": ("storage.py",),
     "botocore": ("storage.py",),
     "s3transfer": ("storage.py",),
     "mlflow": ("tracking.py", "registry.py", "model/serving.py"),
     "optuna": ("steps/tune.py",),
+    "dvc": ("reproduction.py",),
     "great_expectations": ("expectations.py",),
     "tensorflow": ("model/",),
     "keras": ("model/", "steps/tune.py"),
@@ -29,7 +30,7 @@ LAYERS = {
     "scores": ("scores",),
     "steps": (
         "ahead", "artifacts", "door", "errors",
-        "expectations", "images", "model", "params", "predictions", "provenance",
+        "expectations", "images", "model", "params", "predictions", "profiles", "provenance",
         "registry", "report", "scores", "smear", "sources", "storage", "tracking", "variation", "workers", "workspace",
     ),
 }  # fmt: skip

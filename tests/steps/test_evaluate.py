@@ -167,6 +167,8 @@ def test_the_tables(project):
     tables = {"confusion.csv", "per_class.csv", "per_picture.csv", "evaluation.csv"}
     assert {path.name for path in out.iterdir()} == {
         "metrics.json",
+        "lineage.json",
+        "profile.json",
         "summary.json",
         "report.html",
         "confusion.png",
@@ -301,3 +303,20 @@ def test_a_model_of_other_classes_is_refused(project):
     predictor.codec = LabelCodec((*CODEC.classes[:2], LabelClass("granule", (1, 2, 3))))
     with pytest.raises(ModelError, match=r"granule.*cytoplasm"):
         judge(predictor, inputs, out, PARAMS)
+
+
+@pytest.mark.parametrize(("trained_on", "written"), [("this", True), ("another", False)])
+def test_the_profile_of_the_training_is_written_where_it_was_on_this_table(project, trained_on, written):
+    rows = some_rows()
+    inputs, evaluation = project(rows, train=8)
+    digest = read_card(inputs[0]).digest if trained_on == "this" else "ef" * 32
+    predictor = NearestColor(provenance={**TRAINED, "digests": {"raw": digest}})
+    judge(predictor, inputs, evaluation, PARAMS)
+    assert (evaluation / "profile.json").is_file() is written
+    if written:
+        profile = json.loads((evaluation / "profile.json").read_text())
+        assert (profile["raw_digest"], profile["model_digest"]) == (digest, "cd" * 32)
+        assert len(profile["groups"]) == 10
+        assert sum(profile["facts"]["width"]["counts"]) == 8
+        assert set(profile["fractions"]) == set(CODEC.names)
+        assert sum(profile["fractions"]["nucleus"]["counts"]) == 12

@@ -14,12 +14,19 @@ Array = np.ndarray[Any, Any]
 
 def picture_facts(rgb_HW3: Array) -> dict[str, Any]:
     """Size, PNG bytes, perceptual hash, and mean and standard deviation of each channel (0..255)."""
-    mean, std = cv2.meanStdDev(rgb_HW3)
     return {
         "height": rgb_HW3.shape[0],
         "width": rgb_HW3.shape[1],
         "image": encode_rgb_png(rgb_HW3),
         "phash": perceptual_hash(rgb_HW3),
+        **channel_facts(rgb_HW3),
+    }
+
+
+def channel_facts(rgb_HW3: Array) -> dict[str, list[float]]:
+    """Mean and standard deviation of each channel (0..255)."""
+    mean, std = cv2.meanStdDev(rgb_HW3)
+    return {
         "mean_rgb": [round(float(value), 4) for value in mean.ravel()],
         "std_rgb": [round(float(value), 4) for value in std.ravel()],
     }

@@ -13,7 +13,10 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from cytoloop.errors import ModelError
 from cytoloop.model.bundle import fill_network, read_arrays, read_bundle, write_arrays
 from cytoloop.model.training import Progress, Training, short
 from cytoloop.params import TrainParams
+from cytoloop.registry import fetch
 
 Array = np.ndarray[Any, Any]
 
@@ -45,13 +49,14 @@ def begin(training: Training, folder: Path) -> None:
 
     Of the folder's states the newest is taken; a damaged one is named on stderr, and the one before it is
     taken. `train.start_from` names a checkpoint, to go on after its epoch, optimizer and all; or a
-    bundle's folder, whose weights are taken and nothing else.
+    bundle, by its folder or as a registered version, whose weights are taken and nothing else.
 
     Raises:
         ModelError: what `train.start_from` names is not there, is damaged, or is of another network.
     """
     if not _resume(training, folder) and training.params.start_from is not None:
-        _start_from(training, Path(training.params.start_from))
+        with _at_hand(training.params.start_from) as path:
+            _start_from(training, path)
 
 
 def _resume(training: Training, folder: Path) -> bool:
@@ -83,11 +88,24 @@ def start_digest(params: TrainParams) -> dict[str, str]:
     """
     if params.start_from is None:
         return {}
-    path = Path(params.start_from)
-    arrays = path / ARRAYS if path.is_dir() else path
-    if not arrays.is_file():
-        raise ModelError(f"train.start_from: {arrays}: not found; give a checkpoint (.npz) or a model bundle (folder)")
-    return {"start_from": sha256_file(arrays)}
+    with _at_hand(params.start_from) as path:
+        arrays = path / ARRAYS if path.is_dir() else path
+        if not arrays.is_file():
+            raise ModelError(
+                f"train.start_from: {arrays}: not found; give a checkpoint (.npz), or a model bundle (a folder, or "
+                "models:/NAME/3)"
+            )
+        return {"start_from": sha256_file(arrays)}
+
+
+@contextmanager
+def _at_hand(address: str) -> Iterator[Path]:
+    """A file or folder, or a passing copy of a registered version's bundle."""
+    if not address.startswith("models:/"):
+        yield Path(address)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield fetch(address, Path(folder))
 
 
 def load(training: Training, path: Path) -> None:

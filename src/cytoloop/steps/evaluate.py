@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,9 +11,13 @@ import numpy as np
 
 from cytoloop.artifacts import (
     HISTORY,
+    LINEAGE,
     METRICS,
+    PER_PICTURE,
+    PROFILE,
     RECEIPT,
     REPORT,
+    SPLITS,
     SPLITS_SUMMARY,
     TEST,
     TRAIN,
@@ -20,8 +25,10 @@ from cytoloop.artifacts import (
     flat,
     read_card,
     read_json,
+    read_params,
     read_rows,
     read_splits,
+    sha256_file,
     write_csv,
     write_json,
 )
@@ -30,6 +37,7 @@ from cytoloop.errors import ArtifactError, ModelError
 from cytoloop.images.codec import LabelCodec
 from cytoloop.images.decode import decode_ids, decode_instances, decode_rgb
 from cytoloop.params import EvaluateParams, ModelParams, PublishedFigure
+from cytoloop.profiles import training_profile
 from cytoloop.report import charts
 from cytoloop.report.contact import Example, Sample, choose, picture_and_truth, thumbnails
 from cytoloop.report.page import Evaluation, render
@@ -49,7 +57,7 @@ COLUMNS = ("image", "mask", "instances")
 SUMMARY = "summary.json"
 """A few of the metrics: a table of `dvc metrics show` that fits a terminal."""
 CONFUSION_CSV, CONFUSION_PNG = "confusion.csv", "confusion.png"
-PER_CLASS_CSV, PER_PICTURE_CSV, EVALUATION_CSV = "per_class.csv", "per_picture.csv", "evaluation.csv"
+PER_CLASS_CSV, EVALUATION_CSV = "per_class.csv", "evaluation.csv"
 HEADLINES = (
     "macro_dice",
     "macro_dice_pooled",
@@ -102,9 +110,10 @@ def evaluate(
 ) -> Numbers:
     """Score the model on the test rows.
 
-    Writes metrics.json and a short summary.json; the tables per_class.csv, per_picture.csv and
-    confusion.csv; evaluation.csv with the loss and the seeds' metrics (see `model.named`) before ours;
-    confusion.png and report.html.
+    Writes metrics.json and a short summary.json; lineage.json, the digests, params and facts of what led here;
+    profile.json, what the model has seen (see `profiles`), where it was trained on this table; the tables
+    per_class.csv, per_picture.csv and confusion.csv; evaluation.csv with the loss and the seeds' metrics (see
+    `model.named`) before ours; confusion.png and report.html.
 
     Returns:
         The scores of HEADLINES and the worst class' Dice, NaN where nothing could be scored.
@@ -151,10 +160,36 @@ def judge(predictor: Asked, inputs: tuple[Path, Path, Path, Path], evaluation: P
         validation=validation_section(read_json(validated / RECEIPT)),
     )
     write_json(evaluation / METRICS, told)
+    write_json(evaluation / LINEAGE, _lineage(raw, validated, splits, model))
     write_json(evaluation / SUMMARY, {name: told[name] for name in SUMMARISED})
     _write_tables(evaluation, told, tally)
+    if predictor.meta["provenance"].get("digests", {}).get("raw", card.digest) == card.digest:
+        profile = training_profile(raw, splits, predictor.meta["model_digest"], _predicted_fractions(tally))
+        write_json(evaluation / PROFILE, profile.model_dump())
     (evaluation / REPORT).write_text(render(report), "utf-8")
     return {name: float(found[name]) for name in HEADLINES} | {"worst_class_dice": found["worst_class"]["dice"]}
+
+
+def _predicted_fractions(tally: Tally) -> dict[str, Array]:
+    """Each class's fraction of each picture as predicted, 0..1, by name."""
+    counts_NC = tally.confusion_NCC.sum(-2)
+    return dict(zip(tally.names, (counts_NC / counts_NC.sum(-1, keepdims=True)).T, strict=True))
+
+
+def _lineage(raw: Path, validated: Path, splits: Path, model: Path) -> dict[str, Any]:
+    """Digest, params and facts of the artifacts that led here, for whoever has nothing but the evaluation."""
+    card, receipt = read_card(raw), read_json(validated / RECEIPT)
+    checked = {name: receipt.get(name) for name in ("raw_digest", "passed", "statistics", "warnings")}
+    return {
+        "raw": _link(raw, card.digest, asdict(card)),
+        "validated": _link(validated, sha256_file(validated / RECEIPT), checked),
+        "splits": _link(splits, sha256_file(splits / SPLITS), read_json(splits / SPLITS_SUMMARY)),
+        "model": {"params": read_params(model)},
+    }
+
+
+def _link(folder: Path, digest: str, facts: Any) -> dict[str, Any]:
+    return {"digest": digest, "facts": facts, "params": read_params(folder)}
 
 
 def named_scores(meta: Mapping[str, Any], params: EvaluateParams) -> "NamedScores":
@@ -280,7 +315,7 @@ def _write_tables(folder: Path, told: Mapping[str, Any], tally: Tally) -> None:
         ["class", *columns, "low", "high"],
         ([name, *row.values(), ranges[name]["low"], ranges[name]["high"]] for name, row in per_class.items()),
     )
-    write_csv(folder / PER_PICTURE_CSV, ["id", "group", "macro_dice", "foreground_dice", *names[1:]], _pictures(tally))
+    write_csv(folder / PER_PICTURE, ["id", "group", "macro_dice", "foreground_dice", *names[1:]], _pictures(tally))
     write_csv(
         folder / CONFUSION_CSV,
         ["actual \\ predicted", *names],
