@@ -39,8 +39,8 @@ run-kfp: setup ## run the compiled training pipeline here, by KFP's own local ru
 	python -m pipelines.compile --image "cytoloop-python:$$(cytoloop --version | cut -d' ' -f2)" --site infra/sites/local.yaml --output build/local
 	python -m pipelines.local build/local/training.yaml work/kfp
 
-test: setup ## all tests, the fast ones first
-	pytest -q tests/unit tests/property tests/steps tests/contract
+test: setup ## all tests but the contracts, which are part of check; the fast ones first
+	pytest -q tests/unit tests/property tests/steps
 	pytest -q tests/pipeline tests/integration
 
 test-fast: setup ## the tests that take seconds

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from cytoloop.artifacts import CARD, read_card, read_rows
+from cytoloop.artifacts import CARD, PARAMS, read_card, read_rows
 from cytoloop.door import run_step
 from cytoloop.errors import CytoloopError, SourceError
 from cytoloop.images.decode import decode_ids, decode_instances, decode_rgb
@@ -110,6 +110,7 @@ def test_shards_hold_as_many_rows_as_declared(tmp_path):
     ingested(tmp_path, "krd_wbc", write("krd_wbc", tmp_path / "data", 5), rows_per_shard=2)
     assert sorted(path.name for path in (tmp_path / "out/raw").iterdir()) == [
         CARD,
+        PARAMS,
         *(f"part-{k:05d}.parquet" for k in range(3)),
     ]
 
@@ -436,7 +437,7 @@ def test_a_composed_table_is_the_same_in_one_process_and_in_several(small_protoc
     smear = {**FEW, "train": 7, "valid": 2}
     rows, numbers = ingested(tmp_path, "smear", small_protocol, SMEAR_CLASSES, smear=smear, rows_per_shard=3)
     together = digests(tmp_path / "out/raw")
-    assert sorted(together) == [CARD, *(f"part-{k:05d}.parquet" for k in range(4))]
+    assert sorted(together) == [CARD, PARAMS, *(f"part-{k:05d}.parquet" for k in range(4))]
     one_processor()
     _, again = ingested(tmp_path, "smear", small_protocol, SMEAR_CLASSES, smear=smear, rows_per_shard=3)
     assert digests(tmp_path / "out/raw") == together

@@ -61,6 +61,18 @@ class _Encoded(NamedTuple):
     mask: bytes
 
 
+class Share(NamedTuple):
+    """What one of several workers reads of every batch: the `worker`-th of equal parts, in equal pieces."""
+
+    worker: int = 0
+    workers: int = 1
+    pieces: int = 1
+    """Pieces of the part, one for each of the worker's devices."""
+
+
+WHOLE = Share()
+
+
 class PictureStream:
     """The pictures with the given ids of one or more tables, as batches for a network.
 
@@ -95,25 +107,30 @@ class PictureStream:
         self.class_pixels = tuple(map(sum, zip(*(group.class_pixels for group in self._groups), strict=True)))
         """Pixels of each class in all its pictures, at their own sizes."""
 
-    def epoch(self, seed: int, epoch: int) -> "tf.data.Dataset":
-        """A shuffled pass: float32 (B, H, W, C) of 0..255 and uint8 (B, H, W), `steps` batches."""
+    def epoch(self, seed: int, epoch: int, share: Share = WHOLE) -> "tf.data.Dataset":
+        """A shuffled pass: float32 (B, H, W, C) of 0..255 and uint8 (B, H, W), `steps` batches.
+
+        The batches are the same whoever reads them; of a share, each batch gives `pieces` elements.
+        """
         import tensorflow as tf
 
+        size = self.batch_size // (share.workers * share.pieces)
         height, width = self._model.image_height, self._model.image_width
         spec = (
-            tf.TensorSpec((self.batch_size, height, width, self._model.image_channels), tf.uint8),
-            tf.TensorSpec((self.batch_size, height, width), tf.uint8),
+            tf.TensorSpec((size, height, width, self._model.image_channels), tf.uint8),
+            tf.TensorSpec((size, height, width), tf.uint8),
         )
-        stream = tf.data.Dataset.from_generator(lambda: self._shuffled(seed, epoch), output_signature=spec)
-        stream = stream.apply(tf.data.experimental.assert_cardinality(self.steps))
+        stream = tf.data.Dataset.from_generator(lambda: self._shuffled(seed, epoch, share), output_signature=spec)
+        stream = stream.apply(tf.data.experimental.assert_cardinality(self.steps * share.pieces))
         return stream.map(lambda picture, ids: (tf.cast(picture, tf.float32), ids)).prefetch(2)
 
-    def _shuffled(self, seed: int, epoch: int) -> Iterator[tuple[Array, Array]]:
+    def _shuffled(self, seed: int, epoch: int, share: Share = WHOLE) -> Iterator[tuple[Array, Array]]:
         order = np.random.default_rng((seed, epoch))
         groups = [self._groups[i] for i in order.permutation(len(self._groups))]
-        rows = shuffle_buffer(_read(groups), BUFFER, order)
-        views = ahead(lambda row: self._anew(row, seed, epoch), rows, DECODERS, 4 * self.batch_size)
-        return itertools.islice(_batches(views, self.batch_size), self.steps)
+        part = self.batch_size // share.workers
+        rows = share_of(shuffle_buffer(_read(groups), BUFFER, order), self.batch_size, share)
+        views = ahead(lambda row: self._anew(row, seed, epoch), rows, DECODERS, 4 * part)
+        return itertools.islice(_batches(views, part // share.pieces), self.steps * share.pieces)
 
     def in_order(self) -> Iterator[tuple[Array, Array]]:
         """One pass in the table's order: uint8 (B, H, W, C) and (B, H, W); the last batch may be smaller."""
@@ -178,6 +195,16 @@ def shuffle_buffer(rows: Iterable[In], size: int, order: np.random.Generator) ->
         buffer[leaving] = row
     for i in order.permutation(len(buffer)):
         yield buffer[i]
+
+
+def share_of(rows: Iterable[In], batch_size: int, share: Share) -> Iterator[In]:
+    """Those rows of each batch that fall to the worker: a run of batch_size / workers of them.
+
+    >>> list(share_of("abcdefgh", 4, Share(worker=1, workers=2)))
+    ['c', 'd', 'g', 'h']
+    """
+    part = batch_size // share.workers
+    return (row for place, row in enumerate(rows) if place % batch_size // part == share.worker)
 
 
 def _batches(rows: Iterable[tuple[Array, Array]], size: int) -> Iterator[tuple[Array, Array]]:

@@ -1,6 +1,7 @@
 """Training, one `fit` an epoch, so that after each the whole state can be put on disk.
 
-How it works. An epoch is one `keras.Model.fit` over the stream's epoch; between epochs plain code
+How it works. An epoch is one `keras.Model.fit` over the stream's epoch, or what stands in its place where
+several devices train together (`distribution`); between epochs plain code
 validates the averaged weights (EMA), moves the learning rate and keeps the best weights; what it
 decides by is in `Training` alone, which `checkpoints` puts on disk. Since the data's order depends on
 (seed, epoch) alone, a training that is killed and goes on from there ends with the same weights as
@@ -19,7 +20,8 @@ from cytoloop.model import quiet_start
 from cytoloop.model.architectures.encoders import load_pretrained
 from cytoloop.model.bundle import arrays_of, fill_network
 from cytoloop.model.data import PictureStream
-from cytoloop.model.losses import Weights, class_weights, keras_loss, loss, metric
+from cytoloop.model.distribution import Epoch, Replicas
+from cytoloop.model.losses import Function, Weights, class_weights, keras_loss, loss, metric
 from cytoloop.model.predict import choose_classes, compiled, hard_labels
 from cytoloop.params import ClassifierParams, ModelParams, TrainParams
 from cytoloop.scores.pixels import confusion, dice, image_mean, macro
@@ -60,6 +62,10 @@ class Training:
     ask: Ask
     """The network's answers with the weights that it holds at that time."""
     class_weights: Weights = None
+    replicas: Replicas | None = None
+    """The devices that train together; None: there is one."""
+    fit_together: Epoch | None = None
+    """What they do in an epoch."""
     progress: Progress = field(default_factory=Progress)
     best: dict[str, Array] = field(default_factory=dict)
     """Averaged weights of the best epoch; at first those of the bundle that it starts from, if any."""
@@ -71,7 +77,11 @@ def short(value: float) -> float:
 
 
 def start(
-    build: Callable[[ModelParams], "keras.Model"], model: ModelParams, params: TrainParams, stream: PictureStream
+    build: Callable[[ModelParams], "keras.Model"],
+    model: ModelParams,
+    params: TrainParams,
+    stream: PictureStream,
+    replicas: Replicas | None = None,
 ) -> Training:
     """A fresh training: seeds set, network built and compiled, nothing learnt.
 
@@ -80,6 +90,10 @@ def start(
     Args:
         build: makes the network.
         stream: its steps and class frequencies shape the learning rate and the loss.
+        replicas: the devices that train together; None: there is one.
+
+    Raises:
+        ModelError: a batch cannot be divided among the replicas.
     """
     with quiet_start():
         import keras
@@ -88,19 +102,21 @@ def start(
     keras.backend.clear_session()
     keras.utils.set_random_seed(params.seed)
     tf.config.experimental.enable_op_determinism()
-    network = build(model)
-    if params.start_from is None:
-        load_pretrained(network, model)
     cap = params.class_weight_cap
     weights = None if cap is None else class_weights(stream.class_pixels, cap)
-    network.compile(
-        optimizer=_optimizer(params, stream.steps),
-        loss=keras_loss(params.loss, weights),
-        metrics=[metric(name) for name in params.metrics],
-        jit_compile=False,  # XLA is slower than TensorFlow's own kernels on a CPU
-    )
-    network.optimizer.build(network.trainable_variables)
-    return Training(network, model, params, compiled(network, model), weights)
+    with contextlib.nullcontext() if replicas is None else replicas.scope(stream):
+        network = build(model)
+        if params.start_from is None:
+            load_pretrained(network, model)
+        network.compile(
+            optimizer=_optimizer(params, stream.steps),
+            loss=keras_loss(params.loss, weights),
+            metrics=[metric(name) for name in params.metrics],
+            jit_compile=False,  # XLA is slower than TensorFlow's own kernels on a CPU
+        )
+        network.optimizer.build(network.trainable_variables)
+    together = None if replicas is None else replicas.fitter(network, _functions(params, weights))
+    return Training(network, model, params, compiled(network, model), weights, replicas, together)
 
 
 def score_start(training: Training, val: PictureStream) -> None:
@@ -144,6 +160,8 @@ def _fit(training: Training, stream: PictureStream) -> Line:
     """
     import keras
 
+    if training.fit_together is not None:
+        return training.fit_together(stream, training.params.seed, training.progress.epoch)
     variables = training.network.trainable_variables
     trained: list[Array] = []
     keep = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: trained.extend(v.numpy() for v in variables))
@@ -182,7 +200,7 @@ def _reduce_learning_rate(training: Training, val_loss: float) -> None:
 def averaged(training: Training) -> Iterator[None]:
     """Let the network hold the averaged weights for a while, where there are any: not before the first step."""
     network = training.network
-    if training.params.ema_momentum is None or not int(network.optimizer.iterations):
+    if training.params.ema_momentum is None or not int(np.asarray(network.optimizer.iterations)):
         yield
         return
     variables = network.trainable_variables
@@ -201,9 +219,7 @@ def _validator(training: Training, val: PictureStream) -> Callable[[], Line]:
     """
     import tensorflow as tf
 
-    functions = {"loss": loss(training.params.loss, training.class_weights)} | {
-        name: metric(name) for name in training.params.metrics
-    }
+    functions = _functions(training.params, training.class_weights)
     classes = max(training.model.num_classes, 2)
 
     def validate() -> Line:
@@ -216,9 +232,15 @@ def _validator(training: Training, val: PictureStream) -> Callable[[], Line]:
             confusion_CC += confusion(truth, hard_labels(probability), classes)
             seen += len(truth)
         line = {f"val_{name}": total / seen for name, total in sums.items()}
-        return line | {"val_macro_dice": float(np.nan_to_num(macro(dice(confusion_CC))))}
+        line |= {"val_macro_dice": float(np.nan_to_num(macro(dice(confusion_CC))))}
+        return line if training.replicas is None else training.replicas.agree(line)
 
     return validate
+
+
+def _functions(params: TrainParams, weights: Weights) -> dict[str, Function]:
+    """The loss and the metrics by name."""
+    return {"loss": loss(params.loss, weights)} | {name: metric(name) for name in params.metrics}
 
 
 def choose_threshold(training: Training, val: PictureStream) -> float:

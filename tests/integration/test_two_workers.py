@@ -1,0 +1,252 @@
+"""Two devices, or two worker processes, train what one device trains.
+
+Losses agree within 1e-4 of themselves and weights within 1e-3, a tenth of a step of Adam's: sums are taken in another
+order, and Adam makes whole steps of gradients that are nothing but rounding.
+"""
+
+import csv
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cytoloop.artifacts import ARRAYS, BUNDLE, Row, read_json, write_json
+from cytoloop.images.decode import encode_rgb_png
+from cytoloop.model.bundle import read_arrays
+from drawn import painted
+from mlflow_store import empty_database
+from tables import mask_of, row, write_table
+
+TOLERANCE, WEIGHTS = 1e-4, 1e-3
+PARAMS = """
+classes:
+  - {name: background, color: [0, 0, 0]}
+  - {name: nucleus, color: [255, 0, 0]}
+  - {name: cytoplasm, color: [0, 0, 255]}
+ingest: {layout: image_mask, source: nowhere}
+model: {architecture: leanunet, image_width: 32, image_height: 32, num_classes: 3, num_layers: 2, base_filters: 4,
+        normalization: group, dropout_rate: 0}
+tune: {trials: 0}
+train: {epochs: 12, batch_size: BATCH, learning_rate: RATE, schedule: one_cycle, loss: cce_dice, class_weight_cap: 3,
+        clip_norm: 0.5, ema_momentum: 0.9, epoch_pictures: 0, checkpoints: 1, seed: SEED}
+"""
+TRAIN, VAL = 12, 4  # pictures
+
+MIRRORED = """
+import sys
+from pathlib import Path
+import numpy as np
+import tensorflow as tf
+from cytoloop.model import training as trainer
+from cytoloop.model.architectures import build
+from cytoloop.model.bundle import arrays_of
+from cytoloop.model.data import PictureStream
+from cytoloop.model.distribution import Replicas, scaled
+from cytoloop.params import ModelParams, TrainParams
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+table, folder = map(Path, sys.argv[1:])
+model = ModelParams(architecture="leanunet", image_width=32, image_height=32, num_classes=3, num_layers=2,
+                    base_filters=4, normalization="batch", dropout_rate=0)
+params = TrainParams(epochs=4, batch_size=2, learning_rate=0.01, schedule="reduce_on_plateau", reducer_patience=1,
+                     loss="cce_dice", class_weight_cap=3, clip_norm=1e-5, ema_momentum=0.9)
+together = scaled(params, 2)
+stream = PictureStream([(table, None)], model, together.batch_size)
+
+two = Replicas(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+for name, replicas in {"one": None, "two": two}.items():
+    training = trainer.start(build, model, together, stream, replicas)
+    trainer.run(training, stream, stream, lambda training: None)
+    lines = [list(line.values()) for line in training.progress.history]
+    np.savez(folder / f"{name}.npz", lines, *arrays_of(training.network).values())
+"""
+
+
+def free_addresses(number: int) -> list[str]:
+    doors = [socket.create_server(("", 0)) for _ in range(number)]
+    addresses = [f"localhost:{door.getsockname()[1]}" for door in doors]
+    for door in doors:
+        door.close()
+    return addresses
+
+
+def grained(i: int) -> Row:
+    """A picture with grain: where it is flat, rounding decides between classes."""
+    mask_HW = mask_of(32, 32, 8 + i)
+    return row(f"p{i:02d}", mask_HW=mask_HW, image=encode_rgb_png(painted(mask_HW, seed=i).image_HW3))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_table(folder / "raw", [grained(i) for i in range(TRAIN + VAL)])
+    write_table(folder / "augmented", [])
+    (folder / "splits").mkdir()
+    lines = [f"p{i:02d},p{i:02d},{'val' if i % 4 == 0 else 'train'}," for i in range(TRAIN + VAL)]
+    (folder / "splits" / "splits.csv").write_text("\n".join(["id,group,split,reason", *lines]) + "\n")
+    (folder / "best_params").mkdir()
+    write_json(folder / "best_params" / "best_params.json", {"model": {}})
+    return folder
+
+
+def begin(data: Path, folder: Path, batch: int, rate: float, seed: int = 0, **more: str) -> "subprocess.Popen[str]":
+    """A `cytoloop train` at work in the folder."""
+    folder.mkdir(exist_ok=True)
+    text = PARAMS.replace("BATCH", str(batch)).replace("RATE", repr(rate)).replace("SEED", str(seed))
+    (folder / "params.yaml").write_text(text)
+    store = folder / "mlflow.db"
+    if not store.exists() and '"index": 1' not in more.get("TF_CONFIG", ""):
+        store.write_bytes(empty_database())
+    inputs = [f"--{name.replace('_', '-')}={data / name}" for name in ("raw", "splits", "augmented", "best_params")]
+    return subprocess.Popen(
+        [sys.executable, "-m", "cytoloop", "train", *inputs, "--model=model"],
+        cwd=folder,
+        env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store}", "TF_CPP_MIN_LOG_LEVEL": "3", **more},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def begin_two(data: Path, folders: Sequence[Path], seeds: Sequence[int] = (0, 0)) -> list["subprocess.Popen[str]"]:
+    """Chief and worker; together they have the batches and rates of one device with 4 and 0.01."""
+    cluster = {"worker": free_addresses(2)}
+    places = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in (0, 1)]
+    given = zip(folders, seeds, places, strict=True)
+    return [begin(data, folder, 2, 0.01 / 2**0.5, seed, TF_CONFIG=place) for folder, seed, place in given]
+
+
+def end(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    """Exit code and stderr."""
+    _, errors = process.communicate(timeout=300)
+    return process.returncode, errors
+
+
+def wait_for(folder: Path, file: str, process: "subprocess.Popen[str]") -> None:
+    """Until the file is in the folder, while the process is at work."""
+    deadline = time.monotonic() + 240
+    while not any(folder.glob(file)):
+        assert process.poll() is None, end(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def history(model: Path) -> list[dict[str, str]]:
+    with (model / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    assert list(history(one)[0]) == list(history(other)[0])
+    for ours, theirs in zip(history(one), history(other), strict=True):
+        for name, value in ours.items():
+            assert float(theirs[name]) == pytest.approx(float(value), rel=TOLERANCE), (name, ours["epoch"])
+    arrays, others = read_arrays(one / ARRAYS), read_arrays(other / ARRAYS)
+    assert list(arrays) == list(others)
+    for name, array in arrays.items():
+        np.testing.assert_allclose(others[name], array, rtol=0, atol=WEIGHTS, err_msg=name)
+
+
+def runs(folder: Path) -> int:
+    with sqlite3.connect(folder / "mlflow.db") as store:
+        return int(store.execute("select count(*) from runs").fetchone()[0])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of two workers that were left alone; they share it."""
+    folder = tmp_path_factory.mktemp("two")
+    ended = [end(process) for process in begin_two(data, [folder, folder])]
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert "train: 2 devices of 2 worker(s), steps of 4 pictures, learning rate 0.01\n" in ended[0][1]
+    return folder
+
+
+@pytest.mark.slow
+def test_two_workers_train_what_one_does(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    code, errors = end(begin(data, tmp_path / "one", 4, 0.01))
+    assert code == 0, errors
+    assert_same_training(tmp_path / "one/model", undisturbed / "model")
+    one, two = (read_json(model / BUNDLE)["provenance"] for model in (tmp_path / "one/model", undisturbed / "model"))
+    assert two["devices"] == 2
+    assert two["params"]["train"]["batch_size"] == one["params"]["train"]["batch_size"] == 4
+
+
+@pytest.mark.slow
+def test_the_chief_alone_writes(undisturbed: Path) -> None:
+    there = sorted(path.name for path in undisturbed.iterdir() if "mlflow" not in path.name)
+    assert there == ["mlartifacts", "model", "params.yaml", "work"]
+    assert list((undisturbed / "work").iterdir()) == []
+    assert runs(undisturbed) == 1
+
+
+@pytest.mark.slow
+def test_a_dead_worker_ends_the_chief_and_the_training_goes_on_later(
+    data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    folders = [tmp_path / "chief", tmp_path / "worker"]
+    chief, worker = begin_two(data, folders)
+    wait_for(folders[0], "work/train-*/checkpoints/epoch-*.npz", chief)
+    worker.terminate()
+    assert end(worker)[0] == -signal.SIGTERM  # TensorFlow would not have heard it
+    code, errors = end(chief)
+    assert (code, "Traceback" in errors) == (1, False)
+    assert "cytoloop: worker 0 of 2: another worker of the training is gone, or cannot be reached (" in errors
+    assert not (folders[0] / "model").exists()
+
+    assert [end(process)[0] for process in begin_two(data, folders)] == [0, 0]
+    for name in (ARRAYS, "history.csv", "checkpoints/epoch-0012.npz"):
+        assert (folders[0] / "model" / name).read_bytes() == (undisturbed / "model" / name).read_bytes()
+    assert [path.name for path in folders[1].iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.slow
+def test_a_worker_with_other_params_is_refused(data: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / "chief", tmp_path / "worker"]
+    (chief, _), (code, errors) = [end(process) for process in begin_two(data, folders, seeds=(0, 1))]
+    assert (chief, code) == (1, 1)
+    assert "worker 1 has other data, params or versions than the chief" in errors
+
+
+@pytest.mark.slow
+def test_two_devices_of_one_machine_train_what_one_does(data: Path, tmp_path: Path) -> None:
+    """With batch normalization, a rate that falls on a plateau, and gradients so short that Adam feels their scale."""
+    done = subprocess.run(
+        [sys.executable, "-c", MIRRORED, data / "raw", tmp_path],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (np.load(tmp_path / f"{name}.npz") for name in ("one", "two"))
+    np.testing.assert_allclose(two["arr_0"], one["arr_0"], rtol=TOLERANCE)
+    for name in one.files[1:]:
+        np.testing.assert_allclose(two[name], one[name], rtol=0, atol=WEIGHTS, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_worker_that_never_connects_is_not_waited_for() -> None:
+    """What listens at the other address is no worker; TensorFlow would wait on and on, deaf to signals."""
+    own, other = free_addresses(2)
+    place = {"cluster": {"worker": [own, other]}, "task": {"type": "worker", "index": 0}}
+    code = "from cytoloop.model import distribution as d; d.CONNECTING = 3; d.together().__enter__()"
+    with socket.create_server(("", int(other.rpartition(":")[2]))):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "TF_CONFIG": json.dumps(place), "TF_CPP_MIN_LOG_LEVEL": "3"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 1
+    assert "train: all 2 workers are there; they have 3 s to connect\nTimeout (0:00:03)!" in done.stderr
