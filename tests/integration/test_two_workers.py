@@ -200,8 +200,8 @@ def test_a_dead_worker_ends_the_chief_and_the_training_goes_on_later(
     worker.terminate()
     assert end(worker)[0] == -signal.SIGTERM  # TensorFlow would not have heard it
     code, errors = end(chief)
-    assert (code, "Traceback" in errors) == (1, False)
-    assert "cytoloop: worker 0 of 2: another worker of the training is gone, or cannot be reached (" in errors
+    assert code == 1
+    assert "\ncytoloop: worker 0 of 2: another worker of the training is gone, or cannot be reached (" in errors
     assert not (folders[0] / "model").exists()
 
     assert [end(process)[0] for process in begin_two(data, folders)] == [0, 0]

@@ -183,7 +183,7 @@ def together() -> Iterator[Replicas | None]:
 
     Raises:
         CytoloopError: a worker did not come.
-        ModelError: a worker was lost, which is noticed within some 10 s.
+        ModelError: a worker was lost, which is noticed within some 15 s.
     """
     with quiet_start():
         import tensorflow as tf
