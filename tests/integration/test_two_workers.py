@@ -13,8 +13,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,10 +36,11 @@ ingest: {layout: image_mask, source: nowhere}
 model: {architecture: leanunet, image_width: 32, image_height: 32, num_classes: 3, num_layers: 2, base_filters: 4,
         normalization: group, dropout_rate: 0}
 tune: {trials: 0}
-train: {epochs: 12, batch_size: BATCH, learning_rate: RATE, schedule: one_cycle, loss: cce_dice, class_weight_cap: 3,
-        clip_norm: 0.5, ema_momentum: 0.9, epoch_pictures: 0, checkpoints: 1, seed: SEED}
+train: {epochs: 8, batch_size: BATCH, learning_rate: RATE, schedule: one_cycle, loss: cce_dice, class_weight_cap: 3,
+        clip_norm: 0.5, ema_momentum: 0.9, epoch_pictures: 0, checkpoints: 1}
 """
 TRAIN, VAL = 12, 4  # pictures
+PIPES: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
 MIRRORED = """
 import sys
@@ -94,36 +95,38 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "splits").mkdir()
     lines = [f"p{i:02d},p{i:02d},{'val' if i % 4 == 0 else 'train'}," for i in range(TRAIN + VAL)]
     (folder / "splits" / "splits.csv").write_text("\n".join(["id,group,split,reason", *lines]) + "\n")
+    (folder / "mlflow.db").write_bytes(empty_database())
     (folder / "best_params").mkdir()
     write_json(folder / "best_params" / "best_params.json", {"model": {}})
     return folder
 
 
-def begin(data: Path, folder: Path, batch: int, rate: float, seed: int = 0, **more: str) -> "subprocess.Popen[str]":
+def places() -> list[str]:
+    """TF_CONFIG of the chief and of the other worker."""
+    cluster = {"worker": free_addresses(2)}
+    return [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in (0, 1)]
+
+
+def environment(place: str = "", **more: str) -> dict[str, str]:
+    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **({"TF_CONFIG": place} if place else {}), **more}
+
+
+def begin(data: Path, folder: Path, batch: int, rate: float, place: str = "") -> "subprocess.Popen[str]":
     """A `cytoloop train` at work in the folder."""
     folder.mkdir(exist_ok=True)
-    text = PARAMS.replace("BATCH", str(batch)).replace("RATE", repr(rate)).replace("SEED", str(seed))
-    (folder / "params.yaml").write_text(text)
-    store = folder / "mlflow.db"
-    if not store.exists() and '"index": 1' not in more.get("TF_CONFIG", ""):
-        store.write_bytes(empty_database())
+    (folder / "params.yaml").write_text(PARAMS.replace("BATCH", str(batch)).replace("RATE", repr(rate)))
     inputs = [f"--{name.replace('_', '-')}={data / name}" for name in ("raw", "splits", "augmented", "best_params")]
     return subprocess.Popen(
         [sys.executable, "-m", "cytoloop", "train", *inputs, "--model=model"],
         cwd=folder,
-        env={**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{store}", "TF_CPP_MIN_LOG_LEVEL": "3", **more},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        env=environment(place, MLFLOW_TRACKING_URI=f"sqlite:///{data / 'mlflow.db'}"),
+        **PIPES,
     )
 
 
-def begin_two(data: Path, folders: Sequence[Path], seeds: Sequence[int] = (0, 0)) -> list["subprocess.Popen[str]"]:
-    """Chief and worker; together they have the batches and rates of one device with 4 and 0.01."""
-    cluster = {"worker": free_addresses(2)}
-    places = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in (0, 1)]
-    given = zip(folders, seeds, places, strict=True)
-    return [begin(data, folder, 2, 0.01 / 2**0.5, seed, TF_CONFIG=place) for folder, seed, place in given]
+def begin_two(data: Path, chief: Path, worker: Path) -> list["subprocess.Popen[str]"]:
+    """Together they have the batches and rates of one device with 4 and 0.01."""
+    return [begin(data, *told) for told in zip((chief, worker), (2, 2), (0.01 / 2**0.5,) * 2, places(), strict=True)]
 
 
 def end(process: "subprocess.Popen[str]") -> tuple[int, str]:
@@ -151,23 +154,30 @@ def assert_same_training(one: Path, other: Path) -> None:
     for ours, theirs in zip(history(one), history(other), strict=True):
         for name, value in ours.items():
             assert float(theirs[name]) == pytest.approx(float(value), rel=TOLERANCE), (name, ours["epoch"])
+    state, others = (read_arrays(model / "checkpoints/epoch-0008.npz") for model in (one, other))
+    assert [(name, array.shape) for name, array in state.items() if name != "progress"] == [
+        (name, array.shape) for name, array in others.items() if name != "progress"
+    ]
     arrays, others = read_arrays(one / ARRAYS), read_arrays(other / ARRAYS)
     assert list(arrays) == list(others)
     for name, array in arrays.items():
         np.testing.assert_allclose(others[name], array, rtol=0, atol=WEIGHTS, err_msg=name)
 
 
-def runs(folder: Path) -> int:
-    with sqlite3.connect(folder / "mlflow.db") as store:
-        return int(store.execute("select count(*) from runs").fetchone()[0])
+def runs(data: Path) -> list[str]:
+    """What became of each MLflow run, in order."""
+    with sqlite3.connect(data / "mlflow.db") as store:
+        return [status for (status,) in store.execute("select status from runs order by start_time")]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of two workers that were left alone; they share it."""
     folder = tmp_path_factory.mktemp("two")
-    ended = [end(process) for process in begin_two(data, [folder, folder])]
+    before = runs(data)
+    ended = [end(process) for process in begin_two(data, folder, folder)]
     assert [code for code, _ in ended] == [0, 0], ended
+    assert runs(data) == [*before, "FINISHED"]
     assert "train: 2 devices of 2 worker(s), steps of 4 pictures, learning rate 0.01\n" in ended[0][1]
     return folder
 
@@ -184,10 +194,8 @@ def test_two_workers_train_what_one_does(data: Path, undisturbed: Path, tmp_path
 
 @pytest.mark.slow
 def test_the_chief_alone_writes(undisturbed: Path) -> None:
-    there = sorted(path.name for path in undisturbed.iterdir() if "mlflow" not in path.name)
-    assert there == ["mlartifacts", "model", "params.yaml", "work"]
+    assert sorted(path.name for path in undisturbed.iterdir()) == ["model", "params.yaml", "work"]
     assert list((undisturbed / "work").iterdir()) == []
-    assert runs(undisturbed) == 1
 
 
 @pytest.mark.slow
@@ -195,7 +203,7 @@ def test_a_dead_worker_ends_the_chief_and_the_training_goes_on_later(
     data: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     folders = [tmp_path / "chief", tmp_path / "worker"]
-    chief, worker = begin_two(data, folders)
+    chief, worker = begin_two(data, *folders)
     wait_for(folders[0], "work/train-*/checkpoints/epoch-*.npz", chief)
     worker.terminate()
     assert end(worker)[0] == -signal.SIGTERM  # TensorFlow would not have heard it
@@ -203,19 +211,27 @@ def test_a_dead_worker_ends_the_chief_and_the_training_goes_on_later(
     assert code == 1
     assert "\ncytoloop: worker 0 of 2: another worker of the training is gone, or cannot be reached (" in errors
     assert not (folders[0] / "model").exists()
+    assert runs(data)[-1] == "FAILED"
 
-    assert [end(process)[0] for process in begin_two(data, folders)] == [0, 0]
-    for name in (ARRAYS, "history.csv", "checkpoints/epoch-0012.npz"):
+    assert [end(process)[0] for process in begin_two(data, *folders)] == [0, 0]
+    for name in (ARRAYS, "history.csv", "checkpoints/epoch-0008.npz"):
         assert (folders[0] / "model" / name).read_bytes() == (undisturbed / "model" / name).read_bytes()
     assert [path.name for path in folders[1].iterdir()] == ["params.yaml"]
 
 
 @pytest.mark.slow
-def test_a_worker_with_other_params_is_refused(data: Path, tmp_path: Path) -> None:
-    folders = [tmp_path / "chief", tmp_path / "worker"]
-    (chief, _), (code, errors) = [end(process) for process in begin_two(data, folders, seeds=(0, 1))]
-    assert (chief, code) == (1, 1)
-    assert "worker 1 has other data, params or versions than the chief" in errors
+def test_a_worker_at_other_work_is_refused() -> None:
+    code = (
+        "import sys; from cytoloop.model import distribution as d\nwith d.together() as us: print(us.lead(sys.argv[1]))"
+    )
+    workers = [
+        subprocess.Popen([sys.executable, "-c", code, work], env=environment(place), **PIPES)
+        for work, place in zip(("this", "that"), places(), strict=True)
+    ]
+    assert workers[0].communicate(timeout=300)[0] == "True\n"
+    code, errors = end(workers[1])
+    assert code == 1
+    assert "ModelError: worker 1 has other data, params or versions than the chief" in errors
 
 
 @pytest.mark.slow
@@ -223,7 +239,7 @@ def test_two_devices_of_one_machine_train_what_one_does(data: Path, tmp_path: Pa
     """With batch normalization, a rate that falls on a plateau, and gradients so short that Adam feels their scale."""
     done = subprocess.run(
         [sys.executable, "-c", MIRRORED, data / "raw", tmp_path],
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env=environment(),
         capture_output=True,
         text=True,
     )
@@ -237,13 +253,13 @@ def test_two_devices_of_one_machine_train_what_one_does(data: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_a_worker_that_never_connects_is_not_waited_for() -> None:
     """What listens at the other address is no worker; TensorFlow would wait on and on, deaf to signals."""
-    own, other = free_addresses(2)
-    place = {"cluster": {"worker": [own, other]}, "task": {"type": "worker", "index": 0}}
+    place = places()[0]
+    other = json.loads(place)["cluster"]["worker"][1]
     code = "from cytoloop.model import distribution as d; d.CONNECTING = 3; d.together().__enter__()"
     with socket.create_server(("", int(other.rpartition(":")[2]))):
         done = subprocess.run(
             [sys.executable, "-c", code],
-            env={**os.environ, "TF_CONFIG": json.dumps(place), "TF_CPP_MIN_LOG_LEVEL": "3"},
+            env=environment(place),
             capture_output=True,
             text=True,
             timeout=120,

@@ -17,6 +17,7 @@ import faulthandler
 import functools
 import json
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -193,6 +194,7 @@ def together() -> Iterator[Replicas | None]:
         with _loss_of_a_worker_explained(place):
             yield Replicas(_connect(place), place)
     elif len(tf.config.list_physical_devices("GPU")) > 1:
+        os.environ.pop(cluster.TF_CONFIG, None)  # it names one worker, or nothing: TensorFlow would stumble over it
         yield Replicas(tf.distribute.MirroredStrategy())
     else:
         yield None
