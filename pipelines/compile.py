@@ -80,7 +80,7 @@ def _parameters(params: Params, image: str) -> dict[str, str]:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """A file to write to, which takes the path's place when all went well."""
+    """As `cytoloop.beside`, by a name that ends in .yaml, which kfp's compiler insists on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{path.name}")
     try:

@@ -26,10 +26,16 @@ QUICK = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 """Settings of a cluster that nobody will miss."""
 
 
+def free_ports(number: int) -> list[int]:
+    doors = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [int(door.getsockname()[1]) for door in doors]
+    for door in doors:
+        door.close()
+    return ports
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    return free_ports(1)[0]
 
 
 # ------------------------------------------------------------------------------------------ PostgreSQL

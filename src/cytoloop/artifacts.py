@@ -9,7 +9,6 @@ A dataset is a table: one Parquet row a picture, in shards, with a card beside t
 import csv
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -19,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cytoloop.beside import beside
 from cytoloop.errors import ArtifactError
 from cytoloop.images.codec import LabelCodec
 
@@ -297,9 +297,9 @@ def read_params(folder: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Any) -> None:
     """Sorted, indented JSON, written beside and renamed."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-    os.replace(part, path)
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    with beside(path) as part:
+        part.write_text(f"{text}\n", "utf-8")
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Recipes: complete params files under recipes/, and making one the params.yaml."""
 
-import os
 import re
 from pathlib import Path
 
+from cytoloop.beside import beside
 from cytoloop.errors import ParamsError
 from cytoloop.params import load_params
 
@@ -49,14 +49,9 @@ def use(name: str, source: str | None, force: bool) -> str:
             f"{PARAMS} was edited by hand and would be lost: keep it under another name, "
             "or give --force (with make: FORCE=1)"
         )
-    part = PARAMS.with_name(PARAMS.name + ".part")
-    part.write_text(text, "utf-8")
-    try:
+    with beside(PARAMS) as part:
+        part.write_text(text, "utf-8")
         load_params(part)
-    except ParamsError:
-        part.unlink()
-        raise
-    os.replace(part, PARAMS)
     return f"{PARAMS}: recipe {name}" + (f", source {source}" if source else "")
 
 

@@ -36,6 +36,7 @@ from cytoloop.artifacts import (
     read_json,
     write_json,
 )
+from cytoloop.beside import beside
 from cytoloop.door import FOLDERS
 from cytoloop.drift import bin_counts, chance_index, stability_index
 from cytoloop.errors import CytoloopError, ParamsError, ValidationFailed
@@ -335,22 +336,21 @@ def set_start_from(path: Path, start_from: str | None) -> None:
         ParamsError: the file's `train` section is not in lines of its own.
     """
     text = path.read_text("utf-8")
-    wanted = load_params(path).train.model_copy(update={"start_from": start_from})
-    if wanted == load_params(path).train:
+    present = load_params(path).train
+    wanted = present.model_copy(update={"start_from": start_from})
+    if wanted == present:
         return
     line = f"  start_from: {start_from or 'null'}\n"
     with_line = re.sub(r"(?m)^(train:[^\n]*\n(?:[ #][^\n]*\n|\n)*?)  start_from:[^\n]*\n", rf"\1{line}", text, count=1)
     if with_line == text:
         with_line = re.sub(r"(?m)^(train:[^\n]*\n)", rf"\1{line}", text, count=1)
-    part = path.with_name(path.name + ".part")
-    part.write_text(with_line, "utf-8")
     try:
-        if load_params(part).train != wanted:
-            raise ParamsError("it would read otherwise")
+        with beside(path) as part:
+            part.write_text(with_line, "utf-8")
+            if load_params(part).train != wanted:
+                raise ParamsError("it would read otherwise")
     except ParamsError:
-        part.unlink()
         raise ParamsError(f"{path}: write `{line.strip()}` into its section train yourself, and run again") from None
-    os.replace(part, path)
 
 
 def _tell(decision: Decision, outcome: dict[str, Any] | None = None) -> None:

@@ -30,6 +30,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from s3transfer.exceptions import S3DownloadFailedError
 
+from cytoloop.beside import beside
 from cytoloop.errors import SourceError
 from cytoloop.params import CONTENT_ADDRESS
 
@@ -160,7 +161,7 @@ class FolderFiles(Files):
     def push(self, folder: Path) -> int:
         changed = [file for file in FolderFiles(folder).listed() if self.find(file.name) != file]
         for file in changed:
-            with _beside(self._root / file.name) as part:
+            with beside(self._root / file.name) as part:
                 shutil.copyfile(folder / file.name, part)
         return len(changed)
 
@@ -195,7 +196,7 @@ class S3Files(Files):
         return _each(lambda file: self._bring(file, folder / file.name), files)
 
     def _bring(self, file: File, path: Path) -> Path:
-        with _beside(path) as part:
+        with beside(path) as part:
             self.download(file.name, part)
             # asked afterwards, the store says both what the content should be and that nobody changed it
             head = self._head(file.name, IfMatch=f'"{file.version}"')
@@ -304,18 +305,6 @@ def _each(function: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
         yield from pool.map(function, items)
 
 
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A path to write to, renamed to the right one when all went well and removed when not."""
-    part = path.with_name(f".{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 # --------------------------------------------------------------------------------------- checksums
 
 
@@ -378,7 +367,7 @@ def _mirror(store: Files, files: Sequence[File], place: Path) -> None:
         for file, _ in zip(stale, store.bring(stale, place), strict=True):
             known[file.name] = [file.version, file.size]
     finally:
-        with _beside(manifest) as part:
+        with beside(manifest) as part:
             part.write_text(json.dumps(known, indent=1, sort_keys=True), "utf-8")
 
 
@@ -436,7 +425,7 @@ def _content(remote: S3Files, name: str, folder: Path) -> Path:
     path = folder / name[:2] / name[2:]
     right = Checksum("md5", name.removesuffix(".dir"))
     if not (path.is_file() and _fits(path, right)):
-        with _beside(path) as part:
+        with beside(path) as part:
             key = f"files/md5/{name[:2]}/{name[2:]}"
             try:
                 remote.download(key, part)
@@ -448,6 +437,6 @@ def _content(remote: S3Files, name: str, folder: Path) -> Path:
 
 def _linked(content: Path, path: Path) -> Path:
     if not (path.is_file() and path.samefile(content)):
-        with _beside(path) as part:
+        with beside(path) as part:
             os.link(content, part)
     return path

@@ -18,6 +18,7 @@ from pipelines import submit
 from pipelines.client import Access, Cluster, Order
 from pipelines.compile import compile_pipeline
 from pipelines.site import load_site
+from servers import free_port
 
 PROJECT = Path(__file__).parents[2]
 COMMIT = "4f2c91e0" * 5
@@ -62,12 +63,6 @@ def program(*words: str) -> "subprocess.CompletedProcess[str]":
     """The command line as a person types it, in a process of its own."""
     command = [sys.executable, "-m", "pipelines.submit", *words]
     return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=60)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 # ------------------------------------------------------------------------------------- upload and run

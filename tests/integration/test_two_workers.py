@@ -24,6 +24,7 @@ from cytoloop.images.decode import encode_rgb_png
 from cytoloop.model.bundle import read_arrays
 from drawn import painted
 from mlflow_store import empty_database
+from servers import free_ports
 from tables import mask_of, row, write_table
 
 TOLERANCE, WEIGHTS = 1e-4, 1e-3
@@ -73,14 +74,6 @@ for name, replicas in {"one": None, "two": two}.items():
 """
 
 
-def free_addresses(number: int) -> list[str]:
-    doors = [socket.create_server(("", 0)) for _ in range(number)]
-    addresses = [f"localhost:{door.getsockname()[1]}" for door in doors]
-    for door in doors:
-        door.close()
-    return addresses
-
-
 def grained(i: int) -> Row:
     """A picture with grain: where it is flat, rounding decides between classes."""
     mask_HW = mask_of(32, 32, 8 + i)
@@ -103,7 +96,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def places() -> list[str]:
     """TF_CONFIG of the chief and of the other worker."""
-    cluster = {"worker": free_addresses(2)}
+    cluster = {"worker": [f"localhost:{port}" for port in free_ports(2)]}
     return [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in (0, 1)]
 
 

@@ -13,6 +13,7 @@ from cytoloop.errors import CytoloopError, ModelError
 from cytoloop.model.data import PictureStream, Share
 from cytoloop.model.distribution import Replicas, scaled, together
 from cytoloop.params import ModelParams, TrainParams
+from servers import free_ports
 from tables import mask_of, row, write_table
 
 MODEL = ModelParams(
@@ -22,14 +23,6 @@ MODEL = ModelParams(
 
 def config(task: object, **jobs: object) -> str:
     return json.dumps({"cluster": jobs, "task": task})
-
-
-def free_ports(number: int) -> list[int]:
-    doors = [socket.create_server(("", 0)) for _ in range(number)]
-    ports = [door.getsockname()[1] for door in doors]
-    for door in doors:
-        door.close()
-    return ports
 
 
 # ------------------------------------------------------------------------------ batch and learning rate

@@ -10,7 +10,6 @@ with `train.checkpoints` the best one and that many newest ones.
 
 import dataclasses
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from cytoloop.artifacts import ARRAYS, sha256_file, write_json
+from cytoloop.beside import beside
 from cytoloop.errors import ModelError
 from cytoloop.model.bundle import fill_network, read_arrays, read_bundle, write_arrays
 from cytoloop.model.training import Progress, Training, short
@@ -35,12 +35,10 @@ Array = np.ndarray[Any, Any]
 
 def save(training: Training, folder: Path) -> None:
     """Put the state on disk and remove the files that are no longer kept."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{_stem(training.progress.epoch)}.npz"
     write_json(path.with_suffix(".json"), facts(training))
-    part = path.with_suffix(".part")
-    write_arrays(part, _state(training))
-    os.replace(part, path)
+    with beside(path) as part:
+        write_arrays(part, _state(training))
     _remove_others(training, folder)
 
 

@@ -7,7 +7,6 @@ checkpoint without them is unfinished. What an epoch does depends on the state b
 """
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cytoloop.artifacts import read_json, sha256_file, write_json
+from cytoloop.beside import beside
 from cytoloop.errors import ModelError
 from cytoloop.model import quiet_start
 from cytoloop.model.bundle import read_arrays, write_arrays
@@ -118,9 +118,8 @@ def _judge(training: Training, val: LabelledStream) -> Line:
 def save(training: Training, folder: Path) -> None:
     """Write the checkpoint of the last epoch; of older ones the newest and the best stay."""
     path = _path(folder, training.statistics[-1])
-    part = path.with_name(path.name + ".part")
-    write_arrays(part, {f"{i:05d}": np.asarray(variable) for i, variable in enumerate(_variables(training))})
-    os.replace(part, path)
+    with beside(path) as part:
+        write_arrays(part, {f"{i:05d}": np.asarray(variable) for i, variable in enumerate(_variables(training))})
     write_json(path.with_suffix(".json"), _facts(training, sha256_file(path)))
     _prune(training, folder)
 

@@ -5,7 +5,6 @@ classes' colours. It is small, so that a hundred weigh little: thumbnails in few
 """
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cytoloop.artifacts import VAL, read_facts, read_rows, read_splits
+from cytoloop.beside import beside
 from cytoloop.images.codec import LabelCodec
 from cytoloop.images.decode import decode_ids, decode_rgb
 from cytoloop.model.predict import hard_labels
@@ -81,11 +81,9 @@ class Album:
         if not self._shown:
             return None
         answers = [_answer(picture, ask) for picture in self._shown]
-        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"epoch-{epoch:04d}.png"
-        part = path.with_suffix(".part")
-        part.write_bytes(montage(title, self._shown, answers, self._codec))
-        os.replace(part, path)
+        with beside(path) as part:
+            part.write_bytes(montage(title, self._shown, answers, self._codec))
         return path
 
 
