@@ -35,6 +35,7 @@ FORMAT = 1
 SAMPLE_INPUT = "sample_input.png"
 SAMPLE_OUTPUT = "sample_output.png"
 SAMPLE_PROBABILITY = "sample_probability.npz"
+SAMPLE_FILES = (SAMPLE_INPUT, SAMPLE_OUTPUT, SAMPLE_PROBABILITY)
 
 
 class BundleFile(BaseModel):

@@ -134,8 +134,12 @@ class PictureStream:
 
     def in_order(self) -> Iterator[tuple[Array, Array]]:
         """One pass in the table's order: uint8 (B, H, W, C) and (B, H, W); the last batch may be smaller."""
-        views = ahead(self._whole, _read(self._groups), DECODERS, 4 * self.batch_size)
+        views = ahead(self._views, _read(self._groups), DECODERS, 4 * self.batch_size)
         return _batches(itertools.chain.from_iterable(views), self.batch_size)
+
+    def whole(self) -> Iterator[tuple[Array, Array]]:
+        """The pictures as they are, in the table's order: uint8 (H, W, 3) and their masks (H, W)."""
+        return ahead(lambda row: (decode_rgb(row.image), decode_ids(row.mask)), _read(self._groups), DECODERS, DECODERS)
 
     def _anew(self, row: _Encoded, seed: int, epoch: int) -> tuple[Array, Array]:
         """The row's view in that epoch: a tile elsewhere, and varied."""
@@ -148,7 +152,7 @@ class PictureStream:
         picture_HW3, fitted_ids_HW = view if self._vary is None else self._vary(*view, (epoch, row.id))
         return in_channels(picture_HW3, self._model), fitted_ids_HW
 
-    def _whole(self, row: _Encoded) -> list[tuple[Array, Array]]:
+    def _views(self, row: _Encoded) -> list[tuple[Array, Array]]:
         """All views of the row."""
         pictures = views(decode_rgb(row.image), self._model)
         return list(zip(pictures, mask_views(decode_ids(row.mask), self._model), strict=True))

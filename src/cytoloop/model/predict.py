@@ -1,6 +1,6 @@
 """The one Predictor: evaluate, infer, `cytoloop predict` and serving all use it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from cytoloop.images.codec import LabelCodec
 from cytoloop.images.decode import decode_ids, decode_rgb, encode_rgb_png
 from cytoloop.images.specks import without_specks
 from cytoloop.model.bundle import (
+    SAMPLE_FILES,
     SAMPLE_INPUT,
     SAMPLE_OUTPUT,
     SAMPLE_PROBABILITY,
@@ -20,7 +21,7 @@ from cytoloop.model.bundle import (
     read_bundle,
     write_arrays,
 )
-from cytoloop.model.preprocess import join, views
+from cytoloop.model.preprocess import join, view_scale, views
 from cytoloop.params import ModelParams
 
 Array = np.ndarray[Any, Any]
@@ -69,34 +70,43 @@ class Predictor:
     def ask(self, pictures: Sequence[Array]) -> Iterator[list[Array]]:
         """What the network says of each picture's views: float32 (image_height, image_width, classes) each."""
         seen = [views(rgb_HW3, self._model) for rgb_HW3 in pictures]
-        said = self._said([view for of_one in seen for view in of_one])
+        said = ask_views(self._call, [view for of_one in seen for view in of_one])
         return ([next(said) for _ in of_one] for of_one in seen)
-
-    def _said(self, seen: Sequence[Array]) -> Iterator[Array]:
-        for start in range(0, len(seen), BATCH):
-            yield from self._call(np.stack(seen[start : start + BATCH]))
 
     def answer(self, said: Sequence[Array], height: int, width: int) -> Prediction:
         """The prediction for a picture of that size, of whose views the network `said` this."""
-        resized = self._model.fit == "resize"
-        scale = height * width / (self._model.image_height * self._model.image_width) if resized else 1
         probability_HWC = join(said, height, width, self._model)
-        return choose_classes(probability_HWC, self._threshold, self._min_object * scale)
+        return choose_classes(
+            probability_HWC, self._threshold, self._min_object * view_scale(height, width, self._model)
+        )
 
     def check_sample(self, folder: Path) -> None:
         """Raise ModelError unless the bundle's sample gives the recorded answer."""
-        rgb_HW3 = decode_rgb((folder / SAMPLE_INPUT).read_bytes())
-        prediction = self.predict([rgb_HW3])[0]
+        off, agreement = self.compare_sample(folder)
+        if off > SAMPLE_TOLERANCE or 1 - agreement > SAMPLE_TOLERANCE:
+            raise ModelError(
+                f"{folder}: its sample is answered differently here: probabilities differ by up to {off:.2g} "
+                f"(allowed {SAMPLE_TOLERANCE:g}), {1 - agreement:.2%} of the pixels change class"
+            )
+
+    def compare_sample(self, folder: Path) -> tuple[float, float]:
+        """Answer the bundle's sample.
+
+        Returns:
+            The largest difference in probability, and the share of pixels with the recorded class, both 0..1.
+
+        Raises:
+            ModelError: the bundle has no sample.
+        """
+        missing = [name for name in SAMPLE_FILES if not (folder / name).is_file()]
+        if missing:
+            raise ModelError(f"{folder}: has no golden sample ({', '.join(missing)}); train the model again")
+        prediction = self.predict([decode_rgb((folder / SAMPLE_INPUT).read_bytes())])[0]
         with np.load(folder / SAMPLE_PROBABILITY, allow_pickle=False) as archive:
             expected_HW = archive["probability"]
         expected_ids_HW = decode_ids((folder / SAMPLE_OUTPUT).read_bytes())
         off = float(np.abs(prediction.probability_HW - expected_HW).max())
-        changed = float((prediction.ids_HW != expected_ids_HW).mean())
-        if off > SAMPLE_TOLERANCE or changed > SAMPLE_TOLERANCE:
-            raise ModelError(
-                f"{folder}: its sample is answered differently here: probabilities differ by up to {off:.2g} "
-                f"(allowed {SAMPLE_TOLERANCE:g}), {changed:.2%} of the pixels change class"
-            )
+        return off, float((prediction.ids_HW == expected_ids_HW).mean())
 
     def write_sample(self, folder: Path, rgb_HW3: Array) -> None:
         """Record a picture and the model's answer to it."""
@@ -104,6 +114,12 @@ class Predictor:
         (folder / SAMPLE_INPUT).write_bytes(encode_rgb_png(rgb_HW3))
         (folder / SAMPLE_OUTPUT).write_bytes(self.codec.encode_png(prediction.ids_HW))
         write_arrays(folder / SAMPLE_PROBABILITY, {"probability": prediction.probability_HW})
+
+
+def ask_views(call: Callable[[Array], Array], seen: Sequence[Array]) -> Iterator[Array]:
+    """The answer to each view, float32 (h, w, classes), asked for in batches."""
+    for start in range(0, len(seen), BATCH):
+        yield from call(np.stack(seen[start : start + BATCH]))
 
 
 def choose_classes(probability_HWC: Array, threshold: float, min_pixels: float) -> Prediction:

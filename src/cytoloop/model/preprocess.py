@@ -64,6 +64,11 @@ def join(answers_NhwC: Sequence[Array], height: int, width: int, model: ModelPar
     return (sum_HWC / weight_HW1)[:height, :width]
 
 
+def view_scale(height: int, width: int, model: ModelParams) -> float:
+    """Pixels of a picture for each pixel of what the network sees of it; tiles are seen at the picture's own scale."""
+    return height * width / (model.image_height * model.image_width) if model.fit == "resize" else 1
+
+
 def corners(height: int, width: int, model: ModelParams) -> list[Corner]:
     """Where tiles are cut: the fewest evenly spread ones that cover the picture and overlap by `tile_overlap`.
 

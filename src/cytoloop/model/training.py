@@ -22,7 +22,8 @@ from cytoloop.model.bundle import arrays_of, fill_network
 from cytoloop.model.data import PictureStream
 from cytoloop.model.distribution import Epoch, Replicas
 from cytoloop.model.losses import Function, Weights, class_weights, keras_loss, loss, metric
-from cytoloop.model.predict import choose_classes, compiled, hard_labels
+from cytoloop.model.predict import ask_views, choose_classes, compiled, hard_labels
+from cytoloop.model.preprocess import join, view_scale, views
 from cytoloop.params import ClassifierParams, ModelParams, TrainParams
 from cytoloop.scores.pixels import confusion, dice, image_mean, macro
 
@@ -263,17 +264,21 @@ def choose_min_object(training: Training, val: PictureStream, threshold: float) 
     classes = max(training.model.num_classes, 2)
     confusion_MNCC: list[list[Array]] = [[] for _ in MIN_OBJECTS]
     for truth_HW, probability_HWC in _answers(training, val):
+        height, width = truth_HW.shape
+        scale = view_scale(height, width, training.model)
         for pictures, min_object in zip(confusion_MNCC, MIN_OBJECTS, strict=True):
-            ids_HW = choose_classes(probability_HWC, threshold, min_object).ids_HW
+            ids_HW = choose_classes(probability_HWC, threshold, min_object * scale).ids_HW
             pictures.append(confusion(truth_HW, ids_HW, classes))
     scores = [float(np.nan_to_num(macro(image_mean(dice(np.stack(pictures)))))) for pictures in confusion_MNCC]
     return MIN_OBJECTS[int(np.argmax(np.round(scores, 4)))]
 
 
 def _answers(training: Training, val: PictureStream) -> Iterator[tuple[Array, Array]]:
-    """Truth (H, W) and probabilities (H, W, C) of each val picture, at the network's picture size."""
-    for pictures, truth in val.in_order():
-        yield from zip(truth, training.ask(pictures), strict=True)
+    """Truth (H, W) and probabilities (H, W, C) of each val picture, at its own size, as `Predictor` joins them."""
+    for rgb_HW3, truth_HW in val.whole():
+        said = list(ask_views(training.ask, views(rgb_HW3, training.model)))
+        height, width = truth_HW.shape
+        yield truth_HW, join(said, height, width, training.model)
 
 
 def _optimizer(params: TrainParams, steps: int) -> Any:
