@@ -70,7 +70,7 @@ image-locks: setup ## compile the image's lock files, with the versions of requi
 	$(COMPILE) --extra cluster --constraints requirements.lock --output-file infra/image/requirements-gpu.lock pyproject.toml infra/image/gpu.in
 
 mlflow: setup ## look at the runs and models in a browser
-	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
 clean: ## remove results (not .venv, not the DVC cache)
 	rm -rf data models reports work

@@ -61,7 +61,7 @@ def learn(place: Placing, search: Search, told: Mapping[str, Any], raw: Any, val
     1. Split the table, and augment what trains.
     2. Tune the network's size, in several workers at once where the site has them.
     3. Train the network.
-    4. Evaluate it on test, and register it;
+    4. Evaluate it on test, and register it: the gate scores it and the champion again;
     5. beside that, infer masks of some test pictures.
     """
     splits = place(split, told, raw=raw, validated=validated).outputs["splits"]
@@ -70,7 +70,8 @@ def learn(place: Placing, search: Search, told: Mapping[str, Any], raw: Any, val
     fitted = place(train, told, raw=raw, splits=splits, augmented=augmented, best_params=best_params)
     model = fitted.outputs["model"]
     evaluated = place(evaluate, told, raw=raw, validated=validated, splits=splits, model=model)
-    place(register, told, model=model, evaluation=evaluated.outputs["evaluation"])
+    tables = {"raw": raw, "validated": validated, "splits": splits}
+    place(register, told, **tables, model=model, evaluation=evaluated.outputs["evaluation"])
     place(infer, told, raw=raw, splits=splits, model=model)
 
 

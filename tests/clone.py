@@ -17,10 +17,11 @@ SMALL = {
     "validate": {"min_pictures": 10, "required_classes": "any"},
     "model": {"image_width": 64, "image_height": 64, "base_filters": 4, "num_layers": 2},
     "augment": {"copies": 1},
-    "tune": {"trials": 2, "epochs": 1, "pictures": 16, "base_filters": [4, 8], "base_kernels": [3], "num_layers": [2]},
+    "tune": {"trials": 2, "epochs": 1, "pictures": 16, "space": {"model.base_filters": {"choices": [4, 8]}}},
     "train": {"epochs": 2, "patience": 2},
     "evaluate": {"bootstrap_samples": 20, "examples": 1},
     "infer": {"limit": 2},
+    "register": {"floor": 0},  # two epochs teach nothing
 }
 
 ORIGIN = {"image": "cytoloop-python:4f2c91e", "data_revision": "v7", "data_hash": "0" * 32}

@@ -5,11 +5,14 @@ import os
 import sqlite3
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from cytoloop import registry
 from cytoloop.artifacts import ARRAYS, BUNDLE, sha256_file, write_json
+from cytoloop.ledger import PROMOTE, Act
 from cytoloop.model.bundle import write_arrays
 from cytoloop.params import ModelParams
 from cytoloop.tracking import INJECTED_RUN, open_store
@@ -26,6 +29,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return database
 
 
+def let_reign(name: str, version: str, alias: str = "champion", expect: str | None = None) -> bool:
+    """Move an alias, with an act in the ledger that says so."""
+    return registry.promote(name, version, alias, expect, Act(PROMOTE, version, "for a test", "a test"))
+
+
 @functools.cache
 def empty_database() -> bytes:
     """A database with MLflow's tables and nothing in them; they take seconds to make, so once is enough."""
@@ -39,8 +47,11 @@ def empty_database() -> bytes:
         return copy.read_bytes()
 
 
-def write_bundle_stub(folder: Path, seed: int) -> str:
-    """A bundle whose one array belongs to no network, with another digest for another seed; returns the digest."""
+def write_bundle_stub(folder: Path, seed: int, **told: Any) -> str:
+    """A bundle whose one array belongs to no network, with another digest for another seed; returns the digest.
+
+    What is `told` stands in its provenance.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_arrays(folder / ARRAYS, {"weights": np.random.default_rng(seed).random(8)})
     sha256 = sha256_file(folder / ARRAYS)
@@ -53,7 +64,7 @@ def write_bundle_stub(folder: Path, seed: int) -> str:
         "parameters": 8,
         "arrays_sha256": sha256,
         "model_digest": sha256,
-        "provenance": {"git_commit": "c0ffee", "digests": {"raw": "da7a"}},
+        "provenance": {"git_commit": "c0ffee", "digests": {"raw": "da7a"}, **told},
     }
     write_json(folder / BUNDLE, body)
     return sha256

@@ -29,6 +29,7 @@ SPLITS = "splits.csv"  # splits: id, group, split
 SPLITS_SUMMARY = "splits.json"
 BEST_PARAMS = "best_params.json"  # best_params
 TRIALS = "trials.csv"
+SEARCH_PAGE = "search.html"
 BUNDLE = "bundle.json"  # model
 ARRAYS = "arrays.npz"
 HISTORY = "history.csv"

@@ -32,7 +32,7 @@ HELP = {
     "train": "fit the network and write the bundle `model`",
     "evaluate": "score the model on test; write metrics and the HTML report",
     "infer": "write masks for new pictures, or for the first test pictures",
-    "register": "record the model in MLflow; move the alias when it is better",
+    "register": "record the model in MLflow; move the alias when it passes the gate",
 }
 
 

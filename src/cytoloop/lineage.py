@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cytoloop import registry, tracking
+from cytoloop import ledger, registry, tracking
 from cytoloop.artifacts import BUNDLE, LINEAGE, METRICS, PARAMS, PER_PICTURE, flat, read_json, sha256_file
 from cytoloop.errors import CytoloopError, ServerAway
+from cytoloop.ledger import Entry
 
 UNKNOWN = "not recorded"
 SECTIONS = ("classes", "ingest", "validate", "split", "augment", "model", "tune", "train", "evaluate")
@@ -83,6 +84,8 @@ class Evidence:
     """The params that the evaluation was made with."""
     pictures: list[dict[str, str]]
     """per_picture.csv of the evaluation, a line a test picture."""
+    acts: tuple[Entry, ...] = ()
+    """What the ledger tells of the version, the oldest first."""
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -159,7 +162,12 @@ def gather(uri: str) -> Evidence:
             ancestry=_content(evaluated(LINEAGE)),
             judged=_content(evaluated(PARAMS)),
             pictures=_table(evaluated(PER_PICTURE)),
+            acts=tuple(entry for entry in _acts(version.name) if entry.act.version == version.version),
         )
+
+
+def _acts(name: str) -> list[Entry]:
+    return _if_there(lambda: ledger.read(name)) or []
 
 
 def _if_there(look: Callable[[], Found | None]) -> Found | None:
@@ -293,8 +301,20 @@ def _evaluation(found: Evidence) -> Link:
 
 
 def _decision(found: Evidence) -> Link:
-    facts = {"decision": found.tag("decision"), "reason": found.tag("reason")}
-    return Link("decision", None, facts, () if all(facts.values()) else (f"decision {UNKNOWN}",))
+    """What the gate decided: by the ledger, else by the version's tags; and what was done to the version later."""
+    decided = ledger.gate_entry(found.acts)
+    if decided is None:
+        facts = {"decision": found.tag("decision"), "reason": found.tag("reason")}
+        return Link("decision", None, facts, () if all(facts.values()) else (f"decision {UNKNOWN}",))
+    later = [entry for entry in found.acts if entry.number > decided.number]
+    facts = {"decision": decided.act.what, "reason": decided.act.why, "by": decided.act.actor, "when": _minute(decided)}
+    facts |= {f"then_{entry.act.what}": f"by {entry.act.actor} ({entry.act.why})" for entry in later}
+    broken = tuple(f"{entry.label} was changed" for entry in found.acts if not entry.sound)
+    return Link("decision", decided.sha256, facts, broken)
+
+
+def _minute(entry: Entry) -> str:
+    return f"{entry.when[:16].replace('T', ' ')} UTC"
 
 
 def _version(found: Evidence) -> Link:

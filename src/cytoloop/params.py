@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
@@ -250,6 +250,9 @@ class AugmentParams(Section):
 
     copies: int = Field(1, ge=0, description="augmented copies of each training picture, made once")
     online: bool = Field(False, description="vary each training picture anew in each epoch")
+    strength: float = Field(
+        1, ge=0, le=5, description="factor on every probability and every largest change below, as far as allowed"
+    )
     border: Literal["reflect", "constant"] = Field(
         "reflect", description="outside a picture: its mirror image, or border_value and background"
     )
@@ -280,6 +283,8 @@ class AugmentParams(Section):
     def _varies(self) -> "AugmentParams":
         if (self.copies or self.online) and not self.operations:
             raise ValueError("no operation may happen; name one, or set copies = 0 and online = false")
+        if self.copies and not self.strength:
+            raise ValueError("strength = 0 would make copies that are no variants; allowed with copies: above 0")
         return self
 
 
@@ -400,7 +405,9 @@ class TrainParams(Section):
 
     epochs: int = Field(20, ge=1, description="passes over the training rows, at most")
     batch_size: int = Field(8, ge=1, description="pictures in one step on one device; D devices take D times as many")
-    optimizer: Literal["adam", "adamw"] = Field("adamw", description="the optimizer")
+    optimizer: Literal["adam", "adamw", "muon"] = Field(
+        "adamw", description="the optimizer; muon learns most in few steps, and each takes somewhat longer"
+    )
     learning_rate: float = Field(
         3e-3, gt=0, description="largest learning rate on one device; D devices take sqrt(D) times as much, rates too"
     )
@@ -410,7 +417,7 @@ class TrainParams(Section):
     rates: dict[Annotated[int, Field(ge=1)], Annotated[float, Field(gt=0)]] = Field(
         {}, description="piecewise: from which epoch on (the first is 1) which learning rate; before: learning_rate"
     )
-    weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay (adamw)")
+    weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay (adamw, muon)")
     clip_value: float | None = Field(None, gt=0, description="gradients are cut to +- this; null: not cut")
     clip_norm: float | None = Field(None, gt=0, description="gradients' global norm is cut to this; null: not cut")
     loss: Loss = Field("cce_dice", description="the loss, by name")
@@ -449,16 +456,115 @@ class TrainParams(Section):
         return self
 
 
-class TuneParams(Section):
-    """A search over the network's size; only train and val are seen."""
+Scalar = bool | int | float | str | None
 
-    trials: int = Field(4, ge=0, description="networks tried; 0 keeps the model section as it is")
+
+class SettingParams(Section):
+    """What a search may try for one setting: a list of choices, or a range."""
+
+    choices: tuple[Scalar, ...] | None = Field(None, min_length=1, description="the values, in no order")
+    low: int | float | None = Field(None, description="smallest value of a range")
+    high: int | float | None = Field(None, description="largest value of a range, itself tried too")
+    step: int | float | None = Field(
+        None, gt=0, description="distance of the values of a range; null: 1 for whole numbers, none for others"
+    )
+    log: bool = Field(False, description="whether a range is even in the logarithm, for what works by its order")
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> "SettingParams":
+        ends = self.low, self.high
+        if (self.choices is None) == (ends == (None, None)):
+            raise ValueError("give either choices, or low and high")
+        if self.choices is not None:
+            if self.step is not None or self.log:
+                raise ValueError("choices have neither step nor log; allowed: choices alone")
+            if len({(type(choice), choice) for choice in self.choices}) < len(self.choices):
+                raise ValueError("choices repeat; give each once")
+        elif self.low is None or self.high is None or self.low >= self.high:
+            raise ValueError("a range needs low and high, and low below high")
+        elif self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("log needs low above 0, and no step")
+        elif self.step is not None and not _whole((self.high - self.low) / self.step):
+            raise ValueError(f"step = {self.step:g} does not lead from low = {self.low:g} to high = {self.high:g}")
+        return self
+
+    def __contains__(self, value: Scalar) -> bool:
+        """Whether a search may try that value."""
+        if self.choices is not None:
+            return value in self.choices
+        if self.low is None or self.high is None or not isinstance(value, int | float):
+            return False
+        on_step = self.step is None or _whole((value - self.low) / self.step)
+        return self.low <= value <= self.high and on_step
+
+    def samples(self) -> tuple[Scalar, ...]:
+        """Values that show whether all are allowed: the choices, or a range's ends and its second value."""
+        if self.choices is not None or self.low is None:
+            return self.choices or ()
+        second = () if self.log else (self.low + (self.step or 1),)
+        return tuple(value for value in (self.low, *second, self.high) if value in self)
+
+
+def _whole(value: float) -> bool:
+    return abs(value - round(value)) < 1e-9
+
+
+class PruningParams(Section):
+    """When a trial is ended before its last epoch, by its val macro Dice.
+
+    Trials are compared at the same epoch. All have the same schedule of learning rates, over `epochs`, so
+    that they are in the same phase of it then; while it still rises (the first 30 % of one cycle) small
+    networks and small rates look better than they end, which `warmup_epochs` is for.
+    """
+
+    keep: float = Field(
+        0.5, gt=0, lt=1, description="a trial goes on while it is in this best fraction of the completed ones"
+    )
+    warmup_epochs: int = Field(1, ge=1, description="epochs that each trial is given before it may be ended")
+    every: int = Field(2, ge=1, description="epochs from one comparison to the next; rarer ones forgive a bad epoch")
+    startup_trials: int = Field(2, ge=1, description="trials completed before any may be ended")
+
+
+class LimitParams(Section):
+    """What a network may need; a trial beyond it is skipped, not trained."""
+
+    parameters: int | None = Field(None, ge=1, description="numbers in the network; null: any")
+    memory_mib: float | None = Field(
+        None, gt=0, description="peak memory of a training step, by an estimate, MiB; null: any"
+    )
+    latency_ms: float | None = Field(None, gt=0, description="median time for one picture, here, ms; null: any")
+
+
+class TuneParams(Section):
+    """A search over settings of model, train and augment; only train and val are seen."""
+
+    trials: int = Field(0, ge=0, description="settings tried, skipped ones too; 0 keeps all sections as they are")
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        description="no trial begins after so many minutes in trials, of all processes and resumptions; null: any",
+    )
+    startup_trials: int = Field(6, ge=1, description="trials drawn at random before the search draws conclusions")
     epochs: int = Field(2, ge=1, description="epochs of one trial")
-    pictures: int = Field(96, ge=1, description="training pictures of one trial, at most")
-    base_filters: tuple[int, ...] = Field((8, 16), min_length=1, description="choices")
-    base_kernels: tuple[int, ...] = Field((3, 5), min_length=1, description="choices")
-    num_layers: tuple[int, ...] = Field((4, 5), min_length=1, description="choices")
+    pictures: int = Field(96, ge=1, description="training pictures of one trial, at most, and as many for val")
+    space: dict[str, SettingParams] = Field(
+        {}, description="section.setting of model, train or augment -> {choices}, or {low, high, step or log}"
+    )
+    pruning: PruningParams | None = Field(None, description="end hopeless trials early; null: train each to its end")
+    limits: LimitParams = Field(LimitParams(), description="what a network may need")
+    latency: bool = Field(False, description="search for a small latency too: a front of both, instead of one best")
     seed: int = Field(0, ge=0, description="seed of the sampler")
+
+    @model_validator(mode="after")
+    def _prunes_one_objective(self) -> "TuneParams":
+        if self.latency and self.pruning is not None:
+            raise ValueError("latency = true needs pruning = null: Optuna cannot prune where there are two objectives")
+        if self.pruning is not None and self.pruning.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"pruning.warmup_epochs = {self.pruning.warmup_epochs} ends no trial of epochs = {self.epochs}; "
+                "allowed: fewer, or pruning = null"
+            )
+        return self
 
 
 class PublishedFigure(Section):
@@ -516,7 +622,37 @@ class RegisterParams(Section):
 
     name: str = Field("segmenter", pattern=r"^[A-Za-z0-9_.-]+$", description="name of the registered model")
     alias: str = Field("champion", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", description="alias of the reigning version")
-    min_improvement: float = Field(0, ge=0, description="macro Dice that a challenger must gain")
+    floor: Fraction = Field(0, description="least macro Dice, mean over test pictures, with which a version may reign")
+    class_floors: dict[str, Fraction] = Field(
+        {}, description="class name -> least Dice, mean over test pictures; a class that test lacks fails its floor"
+    )
+    class_margin: Fraction = Field(
+        0.1, description="Dice that a class may lose against the champion, at the lower end of the interval"
+    )
+    class_margins: dict[str, Fraction] = Field({}, description="class name -> Dice that it may lose, instead")
+    min_improvement: float = Field(
+        0, ge=0, description="macro Dice; the gain's lower end of the interval must be above it"
+    )
+    confidence: float = Field(
+        0.8,
+        gt=0,
+        lt=1,
+        description="level of the intervals of gains; 0.8: nine of ten resamples lie above the lower end",
+    )
+    bootstrap_samples: int = Field(2000, ge=0, description="resamples of groups for the intervals; 0: no intervals")
+    seed: int = Field(0, ge=0, description="seed of the bootstrap")
+    sample_agreement: Fraction = Field(
+        0.999, description="pixels of the golden sample that the stored bundle must answer as recorded, fraction"
+    )
+    max_latency_ms: float | None = Field(
+        None, gt=0, description="longest answer to one picture on the machine of `register`, milliseconds; null: any"
+    )
+    max_size_mib: float | None = Field(None, gt=0, description="largest arrays of a bundle, 2^20 bytes; null: any")
+    test_digest: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="test_digest of the frozen test set, hexadecimal; null: the one that the champion reigns by",
+    )
 
     @field_validator("alias")
     @classmethod
@@ -590,8 +726,10 @@ class Params(Sections):
         problems = [
             *_class_problems(self.classes),
             *_prior_problems(self.classes, self.validation),
+            *_gate_problems(self.classes, self.registration),
             *_head_problems(self.classes, self.model, self.train),
-            *_stride_problems(self.model, self.tune),
+            *stride_problems(self.model),
+            *_search_problems(self),
         ]
         if problems:
             raise ValueError("; ".join(problems))
@@ -617,6 +755,16 @@ def _prior_problems(classes: tuple[ClassParams, ...], validation: ValidateParams
         f"validate.class_fractions.{name}: no such class; allowed: {', '.join(names)}"
         for name in validation.class_fractions
         if name not in names
+    ]
+
+
+def _gate_problems(classes: tuple[ClassParams, ...], registration: RegisterParams) -> list[str]:
+    foreground = [c.name for c in classes[1:]]
+    return [
+        f"register.{key}.{name}: no such class; allowed: {', '.join(foreground)}"
+        for key in ("class_floors", "class_margins")
+        for name in getattr(registration, key)
+        if name not in foreground
     ]
 
 
@@ -648,29 +796,125 @@ def _head_problems(classes: tuple[ClassParams, ...], model: ModelParams, train: 
     return problems
 
 
-def _stride_problems(model: ModelParams, tune: TuneParams) -> list[str]:
-    problems = []
-    choices = {"model.num_layers": [model.num_layers], "tune.num_layers": tune.num_layers if tune.trials else []}
-    for key, levels in choices.items():
-        for level in levels:
-            stride = model.stride(level)
-            for side in ("image_width", "image_height"):
-                if getattr(model, side) % stride:
-                    problems.append(
-                        f"model.{side} = {getattr(model, side)} is not divisible by {stride}, "
-                        f"the network's stride at {key} = {level}; allowed: multiples of {stride}"
-                    )
-    if tune.trials:
-        unread = sorted({"base_filters", "base_kernels", "num_layers"} - ANATOMIES[model.architecture].reads)
-        problems += [
-            f"tune.{name}: {model.architecture} does not read it; allowed: one value"
-            for name in unread
-            if len(getattr(tune, name)) > 1
-        ]
-    for kernel in tune.base_kernels if tune.trials else []:
-        if kernel % 2 == 0 or kernel < 1:
-            problems.append(f"tune.base_kernels: {kernel} is not an odd number of pixels")
+def stride_problems(model: ModelParams) -> list[str]:
+    """Why the network cannot have so many levels for its pictures; empty when it can."""
+    stride = model.stride()
+    return [
+        f"model.{side} = {getattr(model, side)} is not divisible by {stride}, "
+        f"the network's stride at model.num_layers = {model.num_layers}; allowed: multiples of {stride}"
+        for side in ("image_width", "image_height")
+        if getattr(model, side) % stride
+    ]
+
+
+NOT_SEARCHED = {
+    "given by the data": {"model.num_classes", "model.channel_mean", "model.channel_std"},
+    "what the score is measured on, so that trials would not compare": {
+        "model.image_width",
+        "model.image_height",
+        "model.fit",
+        "model.tile_overlap",
+    },
+    "a file": {"model.weights", "model.weights_sha256", "train.start_from"},
+    "the same for all trials: tune.epochs": {"train.epochs"},
+    "done before the search": {"augment.copies"},
+    "without effect on the score": {"train.metrics", "train.checkpoints", "train.epoch_pictures"},
+    "chance: its winner would be luck": {"train.seed", "augment.seed"},
+}
+"""Settings of the three sections that a search leaves alone, by the reason."""
+
+
+def _search_problems(params: Params) -> list[str]:
+    tune = params.tune
+    problems = [f"tune.space.{key}: {said}" for key in tune.space for said in _key_problems(key, params)]
+    if tune.trials and not tune.space:
+        problems.append("tune.space: is empty; name a setting to search, or set tune.trials = 0")
     return problems
+
+
+def _key_problems(key: str, params: Params) -> list[str]:
+    section_name, _, name = key.partition(".")
+    section = params.section(section_name) if section_name in ("model", "train", "augment") else None
+    if section is None or name not in type(section).model_fields:
+        return ["no such setting; allowed: those of model, train and augment, as in model.base_filters"]
+    for reason, keys in NOT_SEARCHED.items():
+        if key in keys:
+            return [f"cannot be searched, it is {reason}"]
+    setting = params.tune.space[key]
+    kind = scalar_kind(section, name)
+    if kind is None:
+        return ["cannot be searched, it is not one number, word or yes-or-no"]
+    if setting.choices is None and kind not in (int, float):
+        return ["is not a number; allowed: choices"]
+    steps = [value for value in (setting.low, setting.high, setting.step) if value is not None]
+    if kind is int and not all(map(_whole, steps)):
+        return ["is a whole number; allowed: whole low, high and step"]
+    refused = [f"{value}: {said}" for value in setting.samples() if (said := _refusal(section, name, value))]
+    return refused or _place_problems(key, params)
+
+
+def _place_problems(key: str, params: Params) -> list[str]:
+    """What is wrong with a searched setting beside the other settings."""
+    section_name, _, name = key.partition(".")
+    setting, problems = params.tune.space[key], []
+    read = set().union(*(ANATOMIES[architecture].reads for architecture in _architectures(params)))
+    if section_name == "model" and name in NOT_COMMON - read:
+        problems.append(f"{' or '.join(_architectures(params))} does not read it; allowed: {', '.join(sorted(read))}")
+    if section_name == "augment" and not params.augment.online and "augment.online" not in params.tune.space:
+        problems.append("needs augment.online = true: stored copies are made before the search")
+    if name == "loss":
+        for loss in setting.choices or ():
+            train = params.train.model_copy(update={"loss": loss})
+            problems += [f"{loss}: {said}" for said in _head_problems(params.classes, params.model, train)]
+    present = getattr(params.section(section_name), name)
+    unread = section_name == "model" and name in NOT_COMMON - ANATOMIES[params.model.architecture].reads
+    if params.tune.trials and not unread and present not in setting:
+        problems.append(f"lacks {key} = {present}, which is tried first; add it, or change it to one that is there")
+    return problems
+
+
+def _architectures(params: Params) -> list[str]:
+    searched = params.tune.space.get("model.architecture")
+    return [str(name) for name in (searched and searched.choices) or [params.model.architecture]]
+
+
+def scalar_kind(section: Section, name: str) -> type | None:
+    """int, float, bool or str: what a setting is where it is not null; None where it is nothing so simple."""
+    annotation = type(section).model_fields[name].annotation
+    kinds = {kind for part in get_args(annotation) or [annotation] for kind in _kinds(part)} - {type(None)}
+    return kinds.pop() if len(kinds) == 1 and kinds <= {int, float, bool, str} else None
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The types of a Literal's words; else what it is."""
+    if get_origin(annotation) is Literal:
+        return [type(word) for word in get_args(annotation)]
+    return [type(annotation) if isinstance(annotation, str | int) else annotation]
+
+
+def _refusal(section: Section, name: str, value: Scalar) -> str | None:
+    """Why a setting cannot have that value, whatever the others are; None when it can."""
+    try:
+        type(section).model_validate(section.model_dump() | {name: value})
+    except ValidationError as error:
+        own = [entry["msg"].removeprefix("Value error, ") for entry in error.errors() if entry["loc"][:1] == (name,)]
+        return own[0] if own else None
+    return None
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def changed(section: SectionT, changes: Mapping[str, Any]) -> SectionT:
+    """The section with some settings changed, checked as a whole.
+
+    Raises:
+        ParamsError: it would not be allowed in params.yaml.
+    """
+    try:
+        return type(section).model_validate(section.model_dump() | dict(changes))
+    except ValidationError as error:
+        raise explained(error, ", ".join(f"{name} = {value}" for name, value in changes.items())) from None
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -7,7 +7,7 @@ predictions is a CSV to which `cytoloop predict --profile` appends a row a pictu
 
 import fcntl
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cytoloop.artifacts import TRAIN, read_card, read_facts, read_json, read_splits
+from cytoloop.artifacts import TRAIN, VAL, read_card, read_facts, read_json, read_splits
 from cytoloop.drift import bin_counts, bin_edges
 from cytoloop.errors import ArtifactError
 from cytoloop.images.facts import channel_facts
@@ -65,6 +65,8 @@ class Profile(BaseModel):
     """Of each class among the pixels predicted in a test picture, 0..1."""
     groups: tuple[str, ...]
     """Digests of all groups of the table, whatever their split, in order."""
+    learnt: tuple[str, ...] | None = None
+    """Digests of the groups that trained it or chose among its weights, in order; None: not recorded."""
 
 
 def training_profile(raw: Path, splits: Path, model_digest: str, fractions: Mapping[str, Array]) -> Profile:
@@ -77,14 +79,16 @@ def training_profile(raw: Path, splits: Path, model_digest: str, fractions: Mapp
         fractions: by class, its fraction of each test picture as predicted, 0..1.
     """
     pictures = read_facts(raw, ["id", "group", "width", "height", "mean_rgb", "std_rgb"])
-    training = pictures[pictures["id"].map(read_splits(splits)) == TRAIN]
+    split = pictures["id"].map(read_splits(splits))
+    training = pictures[split == TRAIN]
     facts = {name: values_N[np.isfinite(values_N)] for name, values_N in _table_facts(training).items()}
     return Profile(
         model_digest=model_digest,
         raw_digest=read_card(raw).digest,
         facts={name: Histogram.of(values_N) for name, values_N in facts.items() if values_N.size},
         fractions={name: Histogram.of(values_N.round(6)) for name, values_N in fractions.items()},
-        groups=tuple(sorted(set(pictures["group"].map(group_digest)))),
+        groups=group_digests(pictures["group"]),
+        learnt=group_digests(pictures["group"][split.isin([TRAIN, VAL])]),
     )
 
 
@@ -96,9 +100,9 @@ def read_profile(path: Path) -> Profile:
         raise ArtifactError(f"{path}: not a training profile of this version of cytoloop: {error}") from None
 
 
-def group_digest(group: str) -> str:
-    """A group's name in a profile: the name itself may be a patient's."""
-    return hashlib.sha256(group.encode()).hexdigest()[:DIGITS]
+def group_digests(groups: Iterable[str]) -> tuple[str, ...]:
+    """The groups' names in a profile, each once, in order: the names themselves may be patients'."""
+    return tuple(sorted({hashlib.sha256(group.encode()).hexdigest()[:DIGITS] for group in groups}))
 
 
 def _table_facts(pictures: Any) -> dict[str, Array]:

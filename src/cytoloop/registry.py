@@ -11,15 +11,17 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cytoloop.artifacts import RUN
+from cytoloop import notes
+from cytoloop.artifacts import ARRAYS, RUN
 from cytoloop.errors import ModelError
+from cytoloop.ledger import ARCHIVE, Act, open_book
 from cytoloop.tracking import explained, open_store, persistent, quiet_mlflow, store_lock, store_name
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 SERVING = Path(__file__).parent / "model" / "serving.py"
 BUNDLE_NAME = "bundle"
 DIGEST_TAG = "model_digest"
+ARCHIVED = "archived"
+"""A tag: why the version is archived, where it is."""
+MIB = 2**20
 PACKAGES = (
     "cytoloop",
     "keras",
@@ -84,6 +89,13 @@ def tag_version(version: Version, tags: Mapping[str, str]) -> None:
 
 
 @persistent
+def describe(version: Version, markdown: str) -> None:
+    """Say in a few lines what a version is; MLflow shows it as the description."""
+    with explained():
+        open_store().update_model_version(version.name, version.version, markdown)
+
+
+@persistent
 def current(name: str, alias: str) -> Version | None:
     """The version that has the alias, or None where no version or no such model is."""
     with explained():
@@ -91,29 +103,73 @@ def current(name: str, alias: str) -> Version | None:
 
 
 @persistent
-def promote(name: str, version: str, alias: str, expect: str | None) -> bool:
-    """Move the alias to a version, if it still is where the caller has seen it.
+def promote(name: str, version: str, alias: str, expect: str | None, act: Act) -> bool:
+    """Move the alias to a version, if it still is where the caller has seen it; the act is in the ledger before.
+
+    After an interruption the same call finishes the work, and the act is not written twice.
 
     Args:
         name: of the registered model.
         version: the new holder.
         alias: to move.
         expect: the version that the caller compared with, or None where there was none.
+        act: what the ledger is told, by promote or rollback; `alias` and `before` are added to its details.
 
     Returns:
         Whether the alias was moved. False: somebody else was faster; look at `current` and compare anew.
+
+    Raises:
+        ModelError: the version is archived.
+        CytoloopError: the ledger cannot be read or written; the alias stays.
     """
     with explained():
-        client = open_store()
+        book = open_book(name)
         with store_lock():
-            holder = _holder(client, name, alias)
-            if holder is not None and holder.version == version:  # our own answer may have been lost on its way
-                return True
-            if (holder and holder.version) != expect:
+            holder = _holder(book.client, name, alias)
+            if (holder and holder.version) not in (expect, version):  # not ours either, whose answer was lost
                 return False
-            client.set_registered_model_alias(name, alias, version)
-            holder = _holder(client, name, alias)
+            _refuse_archived(_version(book.client.get_model_version(name, version)))
+            before = expect if expect != version else None
+            book.append(replace(act, details={**act.details, "alias": alias, "before": before}))
+            book.client.set_registered_model_alias(name, alias, version)
+            holder = _holder(book.client, name, alias)
             return holder is not None and holder.version == version
+
+
+def _refuse_archived(version: Version) -> None:
+    if ARCHIVED in version.tags:
+        raise ModelError(
+            f"{version.uri} is archived ({version.tags[ARCHIVED]}) and cannot reign; first "
+            f"`cytoloop models archive {version.version} --undo --reason ...`, or take another version"
+        )
+
+
+@persistent
+def archive(version: Version, act: Act) -> None:
+    """Archive a version, or undo that; the act is in the ledger before.
+
+    Args:
+        version: that holds no alias.
+        act: archive or unarchive; its `why` becomes the tag `archived`.
+
+    Raises:
+        ModelError: the version holds an alias.
+        CytoloopError: the ledger cannot be read or written; the version stays as it is.
+    """
+    with explained():
+        book = open_book(version.name)
+        with store_lock():
+            aliases = book.client.get_model_version(version.name, version.version).aliases
+            if aliases and act.what == ARCHIVE:
+                raise ModelError(
+                    f"{version.uri} holds the alias {', '.join(aliases)} and cannot be archived; first let another "
+                    "version reign: `cytoloop models promote` or `rollback`"
+                )
+            book.append(act)
+            if act.what == ARCHIVE:
+                book.client.set_model_version_tag(version.name, version.version, ARCHIVED, act.why)
+            elif ARCHIVED in version.tags:
+                book.client.delete_model_version_tag(version.name, version.version, ARCHIVED)
 
 
 @persistent
@@ -122,6 +178,29 @@ def versions(name: str) -> list[Version]:
     with explained():
         found = open_store().search_model_versions(f"name = '{name}'", order_by=["version_number DESC"])
         return [_version(one) for one in found]
+
+
+@persistent
+def aliases(name: str) -> dict[str, str]:
+    """The versions that have an alias, by alias."""
+    with explained():
+        held: Mapping[str, Any] = open_store().get_registered_model(name).aliases
+        return {alias: str(version) for alias, version in held.items()}
+
+
+@persistent
+def size_mib(version: Version) -> float | None:
+    """Of the network's arrays as they are stored, MiB; None where they are gone."""
+    with explained():
+        mlflow = quiet_mlflow()
+        try:
+            files = mlflow.artifacts.list_artifacts(artifact_uri=f"{version.uri}/artifacts/{BUNDLE_NAME}")
+        except mlflow.MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        sizes = {Path(file.path).name: file.file_size for file in files}
+        return sizes[ARRAYS] / MIB if ARRAYS in sizes else None
 
 
 @persistent
@@ -208,7 +287,7 @@ def _make_version(
 ) -> Version:
     model_id = _log_model(client, model_folder, run_id, tags[DIGEST_TAG])
     with suppress(quiet_mlflow().MlflowException):  # it exists; another error shows in the next call
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=notes.MODEL)
     return _version(
         client.create_model_version(name, f"models:/{model_id}", run_id=run_id, tags=dict(tags), model_id=model_id)
     )

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -108,7 +109,7 @@ def reproduce(uri: str, project: Path, say: Say, source: str | None = None) -> N
     """
     found = gather(uri)
     say(f"{found.version.name} version {found.version.version}, commit {found.tag('git_commit') or 'not recorded'}")
-    with _workplace(project, _commit(found, project)) as place:
+    with _terminable(), _workplace(project, _commit(found, project)) as place:
         for note in _notes(found, place):
             say(f"note: {note}")
         params = _write_params(found, place, source)
@@ -167,6 +168,24 @@ def _commit(found: Evidence, project: Path) -> str:
 
 
 @contextmanager
+def _terminable() -> Iterator[None]:
+    """A SIGTERM leaves as SystemExit, so that all is removed that was made; a second one is not heard meanwhile."""
+
+    def leave(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # no other may listen
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def _workplace(project: Path, commit: str) -> Iterator[Workplace]:
     """A worktree of the commit, which is removed in any case."""
     below = _git(project, "rev-parse", "--show-prefix").strip()  # a project may be a folder of a larger repository
@@ -181,9 +200,20 @@ def _workplace(project: Path, commit: str) -> Iterator[Workplace]:
 
 
 def _git(project: Path, *arguments: str) -> str:
-    """What git says, without the repository's hooks, which may start anything."""
+    """What git says, without the repository's hooks, which may start anything.
+
+    It comes to its end even when this process is told to: half a worktree could not be removed.
+    """
     command = ["git", "-c", "core.hooksPath=/dev/null", *arguments]
-    return subprocess.run(command, cwd=project, check=True, capture_output=True, text=True).stdout
+    process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        said, error = process.communicate()
+    except BaseException:  # KeyboardInterrupt, and SystemExit of a SIGTERM
+        process.communicate()
+        raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, said, error)
+    return said
 
 
 def _notes(found: Evidence, place: Workplace) -> Iterator[str]:

@@ -28,7 +28,6 @@ import numpy as np
 from cytoloop import registry
 from cytoloop.artifacts import (
     BEST_PARAMS,
-    PROFILE,
     RECEIPT,
     VALIDATION_PAGE,
     read_card,
@@ -43,8 +42,9 @@ from cytoloop.errors import CytoloopError, ParamsError, ValidationFailed
 from cytoloop.model.bundle import read_bundle
 from cytoloop.packing import unpacked
 from cytoloop.params import ModelParams, Params, RegisterParams, RetrainParams, load_params, sections_from_json
-from cytoloop.profiles import FRACTION, Histogram, Profile, Recent, group_digest, read_profile, read_recent
+from cytoloop.profiles import FRACTION, Histogram, Profile, Recent, group_digests, read_recent
 from cytoloop.recipes import PARAMS
+from cytoloop.rescoring import profile_of
 from cytoloop.storage import fetch
 
 Repro = Callable[..., None]
@@ -120,13 +120,6 @@ def _decision(champion: registry.Version | None, triggers: dict[str, Trigger]) -
     return Decision(RETRAIN if fired else NOTHING, reason, champion.version if champion else None, triggers)
 
 
-def profile_of(version: registry.Version) -> Profile | None:
-    """The training profile of a version; None where it was registered without one."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = registry.fetch_of_run(version, f"evaluation/{PROFILE}", Path(folder))
-        return read_profile(path) if path else None
-
-
 def _new_data(raw: Path, champion: registry.Version, profile: Profile | None, params: RetrainParams) -> Trigger:
     known, fresh = champion.tags.get("raw_digest", "unknown"), read_card(raw).digest
     figures: dict[str, Any] = {"known": known, "fresh": fresh, "asked_for": params.min_new_groups}
@@ -135,8 +128,8 @@ def _new_data(raw: Path, champion: registry.Version, profile: Profile | None, pa
     changed = f"the data has changed since version {champion.version} ({known[:DIGITS]}, now {fresh[:DIGITS]})"
     if profile is None:
         return Trigger(True, f"{changed}, and which groups are new is not known", figures)
-    groups = {group_digest(group) for group in read_facts(raw, ["group"])["group"]}
-    new = len(groups - set(profile.groups))
+    groups = group_digests(read_facts(raw, ["group"])["group"])
+    new = len(set(groups) - set(profile.groups))
     reason = f"{changed}: {new} of {len(groups)} groups are new ({params.min_new_groups} asked for)"
     return Trigger(new >= params.min_new_groups, reason, figures | {"groups": len(groups), "new_groups": new})
 

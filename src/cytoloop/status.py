@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cytoloop.artifacts import METRICS, RECEIPT, REPORT, read_json
+from cytoloop.report.decision import PAGE
 
 
 def status(evaluation: Path, registration: Path) -> str:
@@ -27,6 +28,7 @@ def status(evaluation: Path, registration: Path) -> str:
         f"model   {receipt['name']} version {receipt['version']}" + _alias(receipt),
         f"        {receipt['decision']}: {receipt['reason']}",
         f"report  {evaluation / REPORT}",
+        f"gate    {registration / PAGE}",
     ]
     return "\n".join(lines)
 

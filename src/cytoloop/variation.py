@@ -4,7 +4,7 @@ The same for copies that are made once and for training pictures that are varied
 """
 
 import hashlib
-from functools import reduce
+from functools import cache, reduce
 from typing import TypeVar
 
 import numpy as np
@@ -54,12 +54,52 @@ def vary(sample: Sample, params: AugmentParams, rng: np.random.Generator, surely
 
 def draw(params: AugmentParams, height: int, width: int, rng: np.random.Generator) -> Variant:
     """A random variant for pictures of that size, pixels; it may be the identity."""
+    params = strengthened(params)
     matrix_22 = _matrix(params, height == width, rng)
     bends = _bends(params, height, width, rng)
     sharpen, brighten = _happening(params.sharpening, rng), _happening(params.brightening, rng)
     sharpening = sharpen.amount * rng.random() if sharpen else 0
     gain, offset = _light(brighten, rng.random()) if brighten else (1, 0)
     return Variant(matrix_22, bends, sharpening, gain, offset)
+
+
+@cache
+def strengthened(params: AugmentParams) -> AugmentParams:
+    """The same augmentation with its `strength` worked into every operation.
+
+    A probability is multiplied up to 1, but that of mirroring and turning only up to where all outcomes are
+    equally likely, or to what was declared where that is more. A largest change (angle, slope, displacement,
+    amount, gain, offset, or what shrinking takes away) is multiplied up to what its setting allows.
+    """
+    if params.strength == 1:
+        return params
+    sections = {name: _stronger(name, section, params.strength) for name, section in params.operations.items()}
+    return params.model_copy(update=sections | {"strength": 1.0})
+
+
+EVEN_CHANCE = {"horizontal_flip": 1 / 2, "vertical_flip": 1 / 2, "quarter_turns": 3 / 4}
+"""The probabilities with which all outcomes are equally likely."""
+NEUTRAL = {"factor": 1.0, "gain": 1.0}
+"""Of the largest changes, those that change nothing at a value other than 0."""
+CHANGES = ("degrees", "factor", "slope", "displacement", "amount", "gain", "offset")
+
+
+def _stronger(name: str, section: ChanceParams, strength: float) -> ChanceParams:
+    most = max(section.probability, EVEN_CHANCE.get(name, 1))
+    told = {"probability": min(section.probability * strength, most)}
+    for change in CHANGES:
+        if hasattr(section, change):
+            value, neutral = getattr(section, change), NEUTRAL.get(change, 0.0)
+            told[change] = _allowed(section, change, neutral + strength * (value - neutral))
+    return section.model_copy(update=told)
+
+
+def _allowed(section: ChanceParams, name: str, value: float) -> float:
+    """The value within the bounds of its field, and of what never folds a picture."""
+    for bound in type(section).model_fields[name].metadata:
+        value = max(value, getattr(bound, "ge", value))
+        value = min(value, getattr(bound, "le", value))
+    return min(value, 0.846 * section.sigma) if isinstance(section, ElasticParams) else value
 
 
 def _happening(section: Section | None, rng: np.random.Generator) -> Section | None:

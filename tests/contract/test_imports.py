@@ -18,20 +18,20 @@ ONLY_IN = {
     "boto3": ("storage.py",),
     "botocore": ("storage.py",),
     "s3transfer": ("storage.py",),
-    "mlflow": ("tracking.py", "registry.py", "model/serving.py"),
-    "optuna": ("steps/tune.py",),
+    "mlflow": ("tracking/", "registry.py", "ledger.py", "model/serving.py"),
+    "optuna": ("tuning/",),
     "dvc": ("reproduction.py",),
     "great_expectations": ("expectations.py",),
     "tensorflow": ("model/",),
-    "keras": ("model/", "steps/tune.py"),
+    "keras": ("model/",),
 }
 LAYERS = {
     "images": ("images",),
     "scores": ("scores",),
     "steps": (
-        "ahead", "artifacts", "door", "errors",
-        "expectations", "images", "model", "params", "predictions", "profiles", "provenance",
-        "registry", "report", "scores", "smear", "sources", "storage", "tracking", "variation", "workers", "workspace",
+        "ahead", "artifacts", "door", "errors", "expectations", "gate", "images", "judging", "ledger", "model",
+        "notes", "params", "predictions", "profiles", "provenance", "registry", "report", "rescoring", "scores",
+        "smear", "sources", "storage", "tracking", "tuning", "variation", "workers", "workspace",
     ),
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,18 +15,22 @@ import pytest
 from PIL import Image
 
 import servers
-from cytoloop import registry, tracking
-from cytoloop.artifacts import METRICS, read_json, write_json
+from cytoloop import ledger, registry, tracking
+from cytoloop.artifacts import METRICS, read_card, read_json, write_json
 from cytoloop.errors import CytoloopError, ServerAway
+from cytoloop.model.predict import Predictor
 from cytoloop.params import RegisterParams
+from cytoloop.rescoring import rescore
 from cytoloop.steps.register import register
+from gated import TEST_SET, Bench
 from mlflow_store import empty_database, write_bundle_stub
 from servers import MlflowServer
-from tables import row, write_table
+from tables import row, write_receipt, write_table
 
 pytestmark = pytest.mark.slow
 
 EPOCHS = {1: {"loss": 0.9, "val_dice": 0.1}, 2: {"loss": 0.5, "val_dice": 0.4}, 3: {"loss": 0.3, "val_dice": 0.625}}
+NOTE = "Val macro Dice **0.5** at epoch 2.\n\n- the same again: `git checkout c0ffee && dvc repro`\n"
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,7 @@ def environment(address: str, experiment: str, patience: int = 4) -> dict[str, s
 
 def artifact(folder: Path) -> Path:
     """A model's folder as a training leaves it: a bundle, pictures, a checkpoint, and the record of its run."""
-    digest = write_bundle_stub(folder, 1)
+    digest = write_bundle_stub(folder, 1, dice=0.5)
     for name in ("epochs", "checkpoints"):
         (folder / name).mkdir()
     for epoch in EPOCHS:
@@ -74,6 +79,7 @@ def artifact(folder: Path) -> Path:
         artifact="model",
         leave_out=("checkpoints",),
         pictures="epochs",
+        note=NOTE,
     ).write(folder)
     return folder
 
@@ -82,13 +88,14 @@ def live(folder: Path) -> tracking.LiveRun:
     return tracking.LiveRun(tracking.experiment_name(), "train leanunet", {"work": f"train-{folder.parent.name}"})
 
 
-def assert_complete(run_id: str, folder: Path) -> None:
+def assert_complete(run_id: str, folder: Path, note: str = NOTE) -> None:
     """All that the record says is there, each epoch and each picture once."""
     client = tracking.open_store()
     found = client.get_run(run_id)
     assert found.info.status == "FINISHED"
     assert found.data.params == {"train.epochs": "3"}
     assert found.data.tags["model_digest"] == read_json(folder / "bundle.json")["model_digest"]
+    assert note in found.data.tags["mlflow.note.content"]
     assert [one.dataset.name for one in found.inputs.dataset_inputs] == ["smear"]
     for name in ("loss", "val_dice"):
         history = sorted((metric.step, metric.value) for metric in client.get_metric_history(run_id, name))
@@ -260,7 +267,7 @@ def lossy(away: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lossy
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{proxy.server_port}")
     monkeypatch.setenv("CYTOLOOP_TRACKING_PATIENCE", "600")
-    monkeypatch.setattr(tracking.time, "sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     yield proxy
     proxy.shutdown()
 
@@ -272,14 +279,15 @@ def test_nothing_is_made_twice_where_every_answer_is_lost_once(
     for name in ("evaluation", "registration"):
         (tmp_path / name).mkdir()
     digest = read_json(folder / "bundle.json")["model_digest"]
-    write_json(tmp_path / "evaluation" / METRICS, {"model_digest": digest, "test_digest": "t", "macro_dice": 0.5})
+    write_json(tmp_path / "evaluation" / METRICS, {"model_digest": digest, "test_digest": TEST_SET, "macro_dice": 0.5})
     params = RegisterParams(name=tmp_path.name.replace("_", "-"))
-    numbers = register(folder, tmp_path / "evaluation", tmp_path / "registration", params)
+    inputs = Bench.standing(tmp_path, monkeypatch).inputs()
+    numbers = register(*inputs, folder, tmp_path / "evaluation", tmp_path / "registration", params)
     assert numbers == {"version": 1.0, "promoted": 1.0, "macro_dice": 0.5}
     assert len(lossy.lost) > 20
     monkeypatch.setenv("MLFLOW_TRACKING_URI", away.address)
     (run_id,) = runs()
-    assert_complete(run_id, folder)
+    assert_complete(run_id, folder, "the gate: promote")
     client = tracking.open_store()
     assert [v.version for v in client.search_model_versions(f"name = '{params.name}'")] == ["1"]
     experiment = tracking.open_experiment(tracking.experiment_name())
@@ -288,6 +296,24 @@ def test_nothing_is_made_twice_where_every_answer_is_lost_once(
     reigning = registry.current(params.name, params.alias)
     assert reigning is not None
     assert reigning.tags["decision"] == "promote"
+    acts = ledger.read(params.name)
+    assert [entry.act.what for entry in acts] == ["register", "promote"]
+    assert ledger.verify(*ledger.read_with_head(params.name)) == []
+
+
+def test_a_bundle_that_is_gone_from_a_server_is_no_outage(
+    away: MlflowServer, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    digest = write_bundle_stub(tmp_path / "model", 7)
+    with tracking.start_run(tracking.experiment_name(), "a run", {}) as run:
+        pass
+    version = registry.register_version("gone", tmp_path / "model", run.id, {"model_digest": digest})
+    kept = tmp_path_factory.getbasetemp().glob("mlflow[0-9]*/artifacts/**/bundle/bundle.json")
+    (bundle,) = (path.parent for path in kept if read_json(path)["model_digest"] == digest)
+    shutil.rmtree(bundle)
+    with pytest.raises(CytoloopError, match="404") as refused:
+        registry.fetch(version.uri, tmp_path / "fetched")
+    assert not isinstance(refused.value, ServerAway)
 
 
 # ------------------------------------------------------------------- a whole training, and its registration
@@ -309,16 +335,20 @@ def data(tmp_path: Path) -> Path:
     write_table(tmp_path / "augmented", [])
     for name in ("splits", "best_params"):
         (tmp_path / name).mkdir()
-    lines = ["id,group,split,reason", *(f"{r.id},{r.id},{'train' if i > 3 else 'val'}," for i, r in enumerate(rows))]
+    parts = ["test", "test", "val", "val", *["train"] * 8]
+    lines = ["id,group,split,reason", *(f"{r.id},{r.id},{part}," for r, part in zip(rows, parts, strict=True))]
     (tmp_path / "splits" / "splits.csv").write_text("\n".join(lines) + "\n")
+    write_json(tmp_path / "splits" / "splits.json", {"test_digest": "t" * 64})
+    write_receipt(tmp_path / "validated", read_card(tmp_path / "raw").digest)
     write_json(tmp_path / "best_params" / "best_params.json", {"model": {}})
     (tmp_path / "params.yaml").write_text(PARAMS)
     return tmp_path
 
 
 def cytoloop(data: Path, run: Path, address: str, *command: str) -> subprocess.Popen[str]:
-    folders = [f"--{name.replace('_', '-')}={data / name}" for name in ("raw", "splits", "augmented", "best_params")]
-    flags = folders if command[0] == "train" else ["--evaluation=evaluation", "--registration=registration"]
+    inputs = ("raw", "validated", "splits", "augmented", "best_params")
+    flags = [f"--{name.replace('_', '-')}={data / name}" for name in inputs]
+    flags += ["--evaluation=evaluation", "--registration=registration"]
     run.mkdir(exist_ok=True)
     return subprocess.Popen(
         [sys.executable, "-m", "cytoloop", *command, f"--params={data / 'params.yaml'}", "--model=model", *flags],
@@ -345,7 +375,9 @@ def test_a_training_ends_alike_without_a_server_and_is_registered_when_it_is_bac
 
     digest = read_json(alone / "model" / "bundle.json")["model_digest"]
     (alone / "evaluation").mkdir()
-    write_json(alone / "evaluation" / METRICS, {"model_digest": digest, "test_digest": "t", "macro_dice": 0.5})
+    macro_dice = rescore(Predictor.load(alone / "model"), data / "raw", data / "splits", "it").macro_dice
+    metrics = {"model_digest": digest, "test_digest": "t" * 64, "macro_dice": macro_dice}
+    write_json(alone / "evaluation" / METRICS, metrics)
     refused = cytoloop(data, alone, server.address, "register")
     said = refused.communicate(timeout=60)[1]
     assert refused.returncode == 1
@@ -356,7 +388,7 @@ def test_a_training_ends_alike_without_a_server_and_is_registered_when_it_is_bac
 
     server.start()
     resumed = cytoloop(data, alone, server.address, "register", "--resume")
-    said = "".join(resumed.communicate(timeout=60))
+    said = "".join(resumed.communicate(timeout=240))
     assert resumed.returncode == 0, said
     assert read_json(alone / "registration" / "receipt.json")["decision"] == "promote"
 

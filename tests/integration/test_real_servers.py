@@ -38,8 +38,8 @@ def params(source: str) -> Params:
             "split": {"near_duplicate_bits": 0, "seed": 10},
             "model": {"architecture": "leanunet", "num_classes": 2, "image_width": 32, "image_height": 32,
                       "base_filters": 4, "base_kernels": 3, "num_layers": 2},
-            "tune": {"trials": 2, "epochs": 1, "pictures": 8, "base_filters": [2, 4], "base_kernels": [3],
-                     "num_layers": [2]},
+            "tune": {"trials": 2, "epochs": 1, "pictures": 8,
+                     "space": {"model.base_filters": {"choices": [2, 4]}}},
             "train": {"epochs": 2, "batch_size": 4},
             "evaluate": {"bootstrap_samples": 20, "examples": 1},
             "infer": {"limit": 2},
@@ -96,7 +96,9 @@ def test_all_nine_steps_against_all_three_servers(stack: str, s3: Any, tmp_path:
     (study,) = optuna.get_all_study_summaries(stack)
     assert study.n_trials == 2
     assert study.best_trial is not None
-    assert read_json(tmp_path / FOLDERS["best_params"] / BEST_PARAMS)["model"] == study.best_trial.params
+    assert read_json(tmp_path / FOLDERS["best_params"] / BEST_PARAMS)["model"] == {
+        key.removeprefix("model."): value for key, value in study.best_trial.params.items()
+    }
 
     # in MLflow: one run with its epochs, its evaluation and its pictures
     model, receipt = tmp_path / FOLDERS["model"], read_json(tmp_path / FOLDERS["registration"] / RECEIPT)
@@ -120,4 +122,4 @@ def test_all_nine_steps_against_all_three_servers(stack: str, s3: Any, tmp_path:
     # again: the trials are remembered, and the model keeps its version and its run
     assert run("tune", tmp_path, tree) == numbers["tune"]
     assert run("register", tmp_path, tree)["version"] == 1
-    assert len(client.search_runs([found.info.experiment_id])) == 1
+    assert len(client.search_runs([found.info.experiment_id])) == 1 + 1 + 2  # the training, the search, its two trials

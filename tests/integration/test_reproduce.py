@@ -33,9 +33,7 @@ SMALL = {
     "validate": {"min_pictures": 6},
     "augment": {"copies": 1},
     "model": {"num_classes": 2, "image_width": 16, "image_height": 16, "base_filters": 2, "num_layers": 2},
-    "tune": {
-        "trials": 1, "epochs": 1, "pictures": 4, "base_filters": [2], "base_kernels": [3], "num_layers": [2],
-    },
+    "tune": {"trials": 1, "epochs": 1, "pictures": 4, "space": {"model.base_filters": {"choices": [2]}}},
     "train": {"epochs": 2, "batch_size": 2, "epoch_pictures": 1},
     "evaluate": {"bootstrap_samples": 20, "examples": 1},
     "register": {"name": "cells"},
@@ -124,13 +122,14 @@ def test_the_first_artifact_that_differs_is_named(project: Project, tagged: dict
     assert project.nothing_is_left()
 
 
-def test_an_interrupted_rerun_leaves_nothing(project: Project) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_rerun_leaves_nothing(project: Project, number: signal.Signals, code: int) -> None:
     with project.started() as process:
         while project.worktrees() == 1 and process.poll() is None:
             time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, error = process.communicate(timeout=60)
-    assert process.returncode == 130, error
+    assert process.returncode == code, error
     assert project.nothing_is_left()
 
 

@@ -18,7 +18,7 @@ from cytoloop.model.predict import Predictor
 from cytoloop.params import ModelParams
 from cytoloop.sharding import predict_shard, turn
 from cytoloop.storage import files_at
-from mlflow_store import store
+from mlflow_store import let_reign, store
 from tables import CODEC
 
 __all__ = ["store"]
@@ -218,7 +218,7 @@ def test_a_registered_model_predicts(slides: Any, bundle: str, store: Path) -> N
         pass
     digest = read_bundle(Path(bundle)).file.model_digest
     version = registry.register_version("segmenter", Path(bundle), run.id, {"model_digest": digest})
-    assert registry.promote("segmenter", version.version, "champion", None)
+    assert let_reign("segmenter", version.version)
     predict_shard("models:/segmenter@champion", IMAGES, OUTPUT, 0, 1, 0.5)
     masks = objects(slides)
     assert {line["model_digest"] for line in lines(masks["predictions-0-of-1.csv"])} == {digest}

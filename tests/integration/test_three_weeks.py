@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from cytoloop import registry, retraining
+from cytoloop import ledger, registry, retraining
 from cytoloop.cli import run
 from cytoloop.door import FOLDERS, STEPS, run_step
 from cytoloop.params import load_params
@@ -151,7 +151,15 @@ def test_three_weeks(week: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert "version 2 reigns on" in capsys.readouterr().err
     assert champion() == "2"
 
-    assert registry.promote(NAME, "1", "champion", expect="2")
+    by_hand = ["--reason", "the second laboratory has stopped", "--actor", "ann@example.org"]
+    assert run(["models", "rollback", *by_hand]) == 0
+    assert run(["models", "audit"]) == 0
+    acts = [(entry.act.what, entry.act.version, entry.act.actor) for entry in ledger.read(NAME)]
+    gate = "cytoloop register"
+    assert acts == [
+        ("register", "1", gate), ("promote", "1", gate), ("register", "2", gate), ("promote", "2", gate),
+        ("rollback", "1", "ann@example.org"),
+    ]  # fmt: skip
     Path("source/Cells/train/images/bright-40_0.png").unlink()
     assert champion() == "1"
     predict("dark", range(5000, 5002))  # by the version that reigns again

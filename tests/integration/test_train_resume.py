@@ -29,7 +29,7 @@ train: {epochs: 6, batch_size: 4, SCHEDULE, learning_rate: 0.01, epoch_pictures:
 SCHEDULES = {
     "one_cycle": "schedule: one_cycle",
     "reduce_on_plateau": "schedule: reduce_on_plateau, reducer_patience: 1",
-    "piecewise": "schedule: piecewise, rates: {3: 0.004, 5: 0.001}",
+    "piecewise": "schedule: piecewise, rates: {3: 0.004, 5: 0.001}, optimizer: muon",
 }
 
 

@@ -19,7 +19,7 @@ from cytoloop.model.bundle import read_arrays, write_arrays
 from cytoloop.model.classifier import Classifier
 from cytoloop.model.classifier_data import LabelledStream, read_cohort, squared, turn
 from cytoloop.model.classifier_network import Scaling, build, compiled
-from cytoloop.model.training import piecewise
+from cytoloop.model.optimizers import piecewise
 from cytoloop.params import ClassifierParams
 from cytoloop.report.classification import Example, Report, cautions, choose, render
 from cytoloop.scores import labels

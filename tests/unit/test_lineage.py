@@ -15,6 +15,7 @@ from cytoloop.errors import ModelError
 from cytoloop.lineage import SECTIONS, as_json, as_text, gather, lineage, trace
 from cytoloop.params import RegisterParams
 from cytoloop.steps.register import register
+from gated import Bench
 from mlflow_store import store, write_bundle_stub
 from recorded import evidence
 
@@ -123,25 +124,24 @@ def test_the_text_has_a_line_a_link_and_the_params() -> None:
 
 
 @pytest.fixture
-def version(store: Path, tmp_path: Path) -> registry.Version:
+def version(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> registry.Version:
     """A stub, registered with an evaluation that says where it comes from."""
-    model, evaluation, registration = (tmp_path / name for name in ("model", "evaluation", "registration"))
-    for folder in (model, evaluation, registration):
-        folder.mkdir()
-    digest = write_bundle_stub(model, 1)
+    bench = Bench.standing(tmp_path, monkeypatch)
+    model, evaluation, registration = bench.paths(1)
+    digest = write_bundle_stub(model, 1, dice=0.8)
     write_json(evaluation / METRICS, recorded.METRICS | {"model_digest": digest})
     told = evidence().ancestry
     write_json(evaluation / LINEAGE, told | {"raw": told["raw"] | {"digest": "da7a"}})
     write_json(evaluation / PARAMS, {"evaluate": {"seed": 5}})
     with tracking.start_run(tracking.experiment_name(), "training", {"model_digest": digest, "source": "here"}):
         pass
-    register(model, evaluation, registration, RegisterParams(name="cells"))
+    register(*bench.inputs(recorded.TEST_SET), model, evaluation, registration, RegisterParams(name="cells"))
     return registry.find("models:/cells/1")
 
 
 def test_registering_records_what_the_chain_needs(version: registry.Version, tmp_path: Path) -> None:
     found = gather("models:/cells@champion")
-    assert found.version.tags["evaluation_digest"] == sha256_file(tmp_path / "evaluation" / METRICS)
+    assert found.version.tags["evaluation_digest"] == sha256_file(tmp_path / "1" / "evaluation" / METRICS)
     assert found.metrics_digest == found.version.tags["evaluation_digest"]
     assert found.version.tags["validated_digest"] == recorded.VALIDATED
     assert found.params["evaluate"] == {"seed": 5}

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from cytoloop.errors import ParamsError
-from cytoloop.params import check_params, load_params
+from cytoloop.params import check_params, load_params, sections_as_json, sections_from_json
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,9 +49,86 @@ def test_even_kernel_is_refused(tree: dict) -> None:
     assert "model.base_kernels = 4: must be odd" in refusal(tree)
 
 
-def test_even_kernel_in_the_search_is_refused(tree: dict) -> None:
-    tree["tune"]["base_kernels"] = [3, 4]
-    assert "tune.base_kernels: 4" in refusal(tree)
+@pytest.mark.parametrize(
+    ("key", "setting", "said"),
+    [
+        ("model.base_kernels", {"choices": [3, 4, 5]}, "4: must be odd"),
+        ("model.base_kernels", {"low": 3, "high": 7}, "4: must be odd"),
+        ("model.base_filters", {"choices": [0, 16]}, "0: Input should be greater than or equal to 1"),
+        ("model.base_filters", {"low": 8, "high": 512}, "512: Input should be less than or equal to 256"),
+        ("model.base_filters", {"low": 8.5, "high": 16}, "is a whole number"),
+        ("model.base_filter", {"choices": [16]}, "no such setting"),
+        ("base_filters", {"choices": [16]}, "no such setting"),
+        ("evaluate.confidence", {"low": 0.5, "high": 0.9}, "no such setting"),
+        ("model.architecture", {"choices": ["leanunet", "resnet"]}, "resnet: Input should be 'flexunet'"),
+        ("model.architecture", {"low": 1, "high": 2}, "is not a number; allowed: choices"),
+        ("model.dilation", {"choices": [1, 2]}, "leanunet does not read it"),
+        ("model.num_classes", {"choices": [10]}, "cannot be searched, it is given by the data"),
+        ("train.epochs", {"low": 1, "high": 22}, "cannot be searched, it is the same for all trials: tune.epochs"),
+        ("train.metrics", {"choices": ["accuracy"]}, "cannot be searched"),
+        ("train.rates", {"choices": [1]}, "it is not one number, word or yes-or-no"),
+        ("train.loss", {"choices": ["cce_dice", "bce_dice"]}, "bce_dice: train.loss = bce_dice does not fit"),
+        ("train.loss", {"choices": ["cce_dice", "dice"]}, "dice: train.class_weight_cap = 6 needs a categorical loss"),
+        ("train.learning_rate", {"low": 0, "high": 0.1}, "0: Input should be greater than 0"),
+        (
+            "train.learning_rate",
+            {"low": 0.0001, "high": 0.001},
+            "lacks train.learning_rate = 0.006, which is tried first",
+        ),
+        ("augment.strength", {"low": 0.5, "high": 2}, "needs augment.online = true"),
+    ],
+)
+def test_what_a_search_cannot_try_is_refused(tree: dict, key: str, setting: dict, said: str) -> None:
+    tree["tune"]["space"] = {key: setting}
+    message = refusal(tree)
+    assert f"tune.space.{key}: " in message
+    assert said in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({}, "give either choices, or low and high"),
+        ({"choices": [16], "low": 1, "high": 2}, "give either choices, or low and high"),
+        ({"choices": []}, "at least 1 item"),
+        ({"choices": [16, 16]}, "choices repeat"),
+        ({"choices": [16], "log": True}, "choices have neither step nor log"),
+        ({"low": 16}, "low below high"),
+        ({"low": 16, "high": 8}, "low below high"),
+        ({"low": 0, "high": 16, "log": True}, "log needs low above 0"),
+        ({"low": 8, "high": 16, "step": 3}, "step = 3 does not lead from low = 8 to high = 16"),
+        ({"hihg": 3}, "unknown key"),
+    ],
+)
+def test_what_is_no_choice_and_no_range_is_refused(tree: dict, setting: dict, said: str) -> None:
+    tree["tune"]["space"] = {"model.base_filters": setting}
+    message = refusal(tree)
+    assert "tune.space.model.base_filters" in message
+    assert said in message
+
+
+def test_a_search_over_architectures_takes_what_one_of_them_reads(tree: dict) -> None:
+    tree["tune"]["space"] = {
+        "model.architecture": {"choices": ["leanunet", "flexunet"]},
+        "model.dilation": {"low": 1, "high": 4},
+        "train.clip_norm": {"choices": [None, 1]},
+        "train.ema_momentum": {"low": 0.9, "high": 0.99},
+    }
+    assert set(check_params(tree, "x").tune.space) == set(tree["tune"]["space"])
+
+
+def test_a_search_needs_a_space_and_one_objective_to_prune(tree: dict) -> None:
+    tree["tune"] = {"trials": 3}
+    assert "tune.space: is empty" in refusal(tree)
+    tree["tune"] = {"latency": True, "epochs": 4, "pruning": {}}
+    assert "tune.latency" in refusal(tree) or "latency = true needs pruning = null" in refusal(tree)
+    tree["tune"] = {"epochs": 1, "pruning": {}}
+    assert "warmup_epochs = 1 ends no trial of epochs = 1" in refusal(tree)
+
+
+def test_a_space_is_the_same_from_json(tree: dict) -> None:
+    params = check_params(tree, "x")
+    assert sections_from_json(sections_as_json(params), "x").section("tune") == params.tune
 
 
 @pytest.mark.parametrize(("architecture", "stride"), [("flexunet", 16), ("leanunet", 32)])

@@ -22,7 +22,7 @@ from cytoloop.profiles import (
     FACTS,
     append,
     check_table,
-    group_digest,
+    group_digests,
     observed,
     read_profile,
     read_recent,
@@ -69,10 +69,18 @@ def test_a_profile_counts_the_training_pictures_facts(data: tuple[Path, Path]) -
 
 def test_a_profile_knows_all_groups_and_names_none(data: tuple[Path, Path], tmp_path: Path) -> None:
     profile = training_profile(*data, MODEL, {})
-    assert set(profile.groups) == {group_digest(f"patient {n}") for n in range(6)}
+    assert profile.groups == group_digests(f"patient {n}" for n in range(6))
     write_json(tmp_path / "profile.json", profile.model_dump())
     assert "patient" not in (tmp_path / "profile.json").read_text()
     assert read_profile(tmp_path / "profile.json") == profile
+
+
+def test_a_model_learnt_from_train_and_val(tmp_path: Path) -> None:
+    raw = write_table(tmp_path / "raw", [row(name) for name in ("a", "b", "c")])
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "splits.csv").write_text("id,group,split\na,a,train\nb,b,val\nc,c,test\n")
+    profile = training_profile(raw, tmp_path / "splits", MODEL, {})
+    assert (profile.learnt, profile.groups) == (group_digests("ab"), group_digests("abc"))
 
 
 def test_facts_that_were_not_recorded_are_left_out(tmp_path: Path, data: tuple[Path, Path]) -> None:

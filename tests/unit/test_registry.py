@@ -7,7 +7,7 @@ import pytest
 from cytoloop import registry, tracking
 from cytoloop.errors import CytoloopError, ModelError
 from cytoloop.registry import Version
-from mlflow_store import store, write_bundle_stub
+from mlflow_store import let_reign, store, write_bundle_stub
 
 __all__ = ["store"]
 
@@ -75,10 +75,10 @@ def test_nobody_reigns_at_first(register) -> None:
 def test_the_alias_moves_only_from_where_it_was_seen(register) -> None:
     for seed in (1, 2, 3):
         register(seed)
-    assert registry.promote("segmenter", "1", "champion", expect=None)
-    assert not registry.promote("segmenter", "2", "champion", expect=None)
-    assert registry.promote("segmenter", "2", "champion", expect="1")
-    assert not registry.promote("segmenter", "3", "champion", expect="1")
+    assert let_reign("segmenter", "1", "champion", expect=None)
+    assert not let_reign("segmenter", "2", "champion", expect=None)
+    assert let_reign("segmenter", "2", "champion", expect="1")
+    assert not let_reign("segmenter", "3", "champion", expect="1")
     reigning = registry.current("segmenter", "champion")
     assert reigning is not None
     assert reigning.version == "2"
@@ -88,7 +88,7 @@ def test_tags_are_set_anew(register) -> None:
     version = register(1)
     registry.tag_version(version, {"decision": "keep", "reason": "so"})
     registry.tag_version(version, {"decision": "promote"})
-    registry.promote("segmenter", "1", "champion", expect=None)
+    let_reign("segmenter", "1", "champion", expect=None)
     reigning = registry.current("segmenter", "champion")
     assert reigning is not None
     assert {"decision": "promote", "reason": "so"}.items() <= reigning.tags.items()
@@ -97,7 +97,7 @@ def test_tags_are_set_anew(register) -> None:
 @pytest.mark.parametrize("uri", ["models:/segmenter@champion", "models:/segmenter/1"])
 def test_fetched_bytes_are_those_that_were_registered(register, tmp_path: Path, uri: str) -> None:
     register(1), register(2)
-    registry.promote("segmenter", "1", "champion", expect=None)
+    let_reign("segmenter", "1", "champion", expect=None)
     bundle = registry.fetch(uri, tmp_path / "fetched")
     assert _digests(bundle) == _digests(tmp_path / "model1")
     assert tmp_path / "fetched" in bundle.parents
@@ -123,4 +123,4 @@ def test_an_address_of_another_form_is_refused(uri: str, tmp_path: Path) -> None
 def test_mlflows_own_refusal_reads_as_ours(register) -> None:
     register(1)
     with pytest.raises(CytoloopError, match="sqlite:"):
-        registry.promote("segmenter", "1", "v2", expect=None)  # a reserved alias
+        let_reign("segmenter", "1", "v2", expect=None)  # a reserved alias

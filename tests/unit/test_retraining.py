@@ -23,7 +23,7 @@ from cytoloop.params import RegisterParams, RetrainParams, load_params
 from cytoloop.profiles import append, training_profile
 from cytoloop.retraining import NOTHING, RETRAIN, Wish, decide, due_by_artifact, dvc_repro, retrain, set_start_from
 from cytoloop.tracking import Run, make_run
-from mlflow_store import store, write_bundle_stub
+from mlflow_store import let_reign, store, write_bundle_stub
 from tables import row, write_receipt, write_table
 
 __all__ = ["store"]
@@ -69,7 +69,7 @@ def champion(store: Path, tmp_path: Path) -> Callable[..., registry.Version]:
         tags = {"model_digest": model_digest, "raw_digest": read_card(raw).digest}
         version = registry.register_version(NAME, tmp_path / f"model-{seed}", run_id, tags)
         holder = registry.current(NAME, "champion")
-        assert registry.promote(NAME, version.version, "champion", holder and holder.version)
+        assert let_reign(NAME, version.version, expect=holder.version if holder else None)
         return version
 
     return crown

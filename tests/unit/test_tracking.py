@@ -1,5 +1,6 @@
 import math
 import os
+import re
 import sqlite3
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def test_what_is_logged_is_there(store: Path) -> None:
         run.log_dataset("smear", "d" * 64, "training")
     found = _client().get_run(run.id)
     assert found.info.status == "FINISHED"
-    assert found.info.run_name == "a run"
+    assert re.fullmatch(r"a run \d{4}-\d\d-\d\d \d\d:\d\d", found.info.run_name)
     assert found.data.params == {f"p{i}": str(i) for i in range(250)}
     assert [(m.step, m.value) for m in _client().get_metric_history(run.id, "dice")] == [(1, 0.25), (2, 0.75)]
     assert math.isnan(found.data.metrics["void"])
@@ -101,6 +102,7 @@ def test_runs_do_not_land_in_the_default_experiment(store: Path) -> None:
     with tracking.start_run("cells", "a run", {}) as run:
         pass
     assert _client().get_run(run.id).info.experiment_id == tracking.open_experiment("cells") != "0"
+    assert _client().get_experiment_by_name("cells").tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_an_sqlite_store_writes_ahead(store: Path) -> None:

@@ -110,6 +110,13 @@ def test_the_facts_beside_a_checkpoint_are_those_of_its_epoch(undisturbed: tuple
         }
 
 
+def test_each_epoch_tells_the_dice_of_each_class_that_val_has(undisturbed: tuple[trainer.Training, Path]) -> None:
+    for line in undisturbed[0].progress.history:
+        of_class = {name: value for name, value in line.items() if name.startswith("val_dice/")}
+        assert list(of_class) == [f"val_dice/{name}" for name in CODEC.names[1:]]
+        assert sum(of_class.values()) / len(of_class) == pytest.approx(line["val_macro_dice"])
+
+
 def test_the_statistics_of_a_standardized_training_set_stand_there(fresh: trainer.Training) -> None:
     measured = {"channel_mean": (180.0, 120.5, 190.0), "channel_std": (9.0, 8.0, 7.5)}
     training = dataclasses.replace(

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from cytoloop.model import training as trainer
 from cytoloop.model.architectures import build
 from cytoloop.model.data import PictureStream
+from cytoloop.model.optimizers import piecewise
 from cytoloop.params import ModelParams, TrainParams
 from cytoloop.report.curves import write_curves
 from tables import mask_of, row, write_table
@@ -24,7 +25,7 @@ CLASSIFIER = {11: 0.0003, 12: 0.00013, 14: 0.00003}  # the rates of the blood sm
 
 def test_the_rates_of_a_seed_by_hand() -> None:
     params = TrainParams(schedule="piecewise", learning_rate=0.001, rates=CLASSIFIER)
-    rates = [trainer.piecewise(params, epoch) for epoch in range(1, 16)]
+    rates = [piecewise(params, epoch) for epoch in range(1, 16)]
     assert rates == [0.001] * 10 + [0.0003] + [0.00013] * 2 + [0.00003] * 2
 
 
@@ -35,7 +36,7 @@ def test_the_rate_is_the_last_that_has_begun_whatever_the_order(rates: dict[int,
     rate = 7.0
     for step in range(1, epoch + 1):
         rate = rates.get(step, rate)
-    assert trainer.piecewise(params, epoch) == trainer.piecewise(backwards, epoch) == rate
+    assert piecewise(params, epoch) == piecewise(backwards, epoch) == rate
 
 
 @pytest.mark.parametrize(
@@ -71,12 +72,16 @@ def test_the_rates_are_drawn_beside_losses_and_metrics(tmp_path: Path) -> None:
             "loss": 1.0 / (i + 1),
             "val_loss": 1.2,
             "val_macro_dice": 0.1 * i,
+            "val_dice/rod": 0.2 * i,
             "learning_rate": rate,
         }
         for i, rate in enumerate((1e-3, 3e-4, 3e-4))
     ]
     write_curves(tmp_path, history)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["learning_rate.png", "losses.png", "metrics.png"]
+    several = (tmp_path / "metrics.png").read_bytes()
+    write_curves(tmp_path, [{**line, "val_dice/rod": 0.9} for line in history])
+    assert (tmp_path / "metrics.png").read_bytes() == several
     drawn = (tmp_path / "learning_rate.png").read_bytes()
     assert np.asarray(Image.open(tmp_path / "learning_rate.png").convert("L")).min() < 128
     write_curves(tmp_path, [{**line, "learning_rate": 1e-3} for line in history])

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from cytoloop.images.augment import Sample, Variant
 from cytoloop.images.warps import Displacement, Lens
 from cytoloop.params import AugmentParams
-from cytoloop.variation import chance, draw, vary
+from cytoloop.variation import chance, draw, strengthened, vary
 
 NEVER: dict[str, Any] = {"horizontal_flip": None, "vertical_flip": None, "quarter_turns": None}
 
@@ -136,3 +136,30 @@ def test_what_cannot_be_meant_is_refused(told: dict[str, Any], said: str) -> Non
 def test_without_copies_nothing_needs_to_happen() -> None:
     assert AugmentParams.model_validate({**NEVER, "copies": 0}).operations == {}
     assert list(AugmentParams().operations) == ["horizontal_flip", "vertical_flip", "quarter_turns"]
+
+
+def test_strength_multiplies_probabilities_and_largest_changes_as_far_as_allowed() -> None:
+    told = {
+        "horizontal_flip": {"probability": 0.3},
+        "quarter_turns": None,
+        "rotation": {"probability": 0.4, "degrees": 30},
+        "shrink": {"probability": 0.8, "factor": 0.8},
+        "brightening": {"probability": 0.2, "gain": 0.9, "offset": -10},
+        "elastic": {},
+    }
+    weak, strong = (strengthened(AugmentParams.model_validate(told | {"strength": s})) for s in (0.5, 2))
+    assert (weak.horizontal_flip.probability, strong.horizontal_flip.probability) == (0.15, 0.5)
+    assert (weak.rotation.probability, strong.rotation.probability) == (0.2, 0.8)
+    assert (weak.rotation.degrees, strong.rotation.degrees) == (15, 60)
+    assert (weak.shrink.factor, strong.shrink.factor) == pytest.approx((0.9, 0.6))
+    assert strong.shrink.probability == 1
+    assert (strong.brightening.gain, strong.brightening.offset) == pytest.approx((0.8, -20))
+    assert strong.elastic.displacement == pytest.approx(0.846 * strong.elastic.sigma)
+    assert strong.quarter_turns is None
+    assert strengthened(AugmentParams()) == AugmentParams()
+
+
+def test_strength_0_changes_nothing() -> None:
+    assert not any(variant.changes for variant in drawn(strength=0, copies=0, online=True, rotation={}, brightening={}))
+    with pytest.raises(ValidationError, match="strength = 0 would make copies that are no variants"):
+        AugmentParams(strength=0, copies=1)

@@ -23,7 +23,7 @@ from cytoloop.model.bundle import read_arrays, write_arrays
 from cytoloop.model.classifier_data import LabelledStream
 from cytoloop.model.classifier_network import Scaling, build
 from cytoloop.model.losses import class_weights
-from cytoloop.model.training import piecewise
+from cytoloop.model.optimizers import piecewise
 from cytoloop.params import ClassifierParams
 
 if TYPE_CHECKING:

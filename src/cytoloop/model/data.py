@@ -99,6 +99,7 @@ class PictureStream:
         self._vary = vary
         self.pictures = sum(group.tiles for group in self._groups)
         """Views of a pass in order."""
+        self.class_names = read_card(tables[0][0]).codec.names
         rows = sum(len(group.rows) for group in self._groups)
         if not rows:
             raise ArtifactError(f"{tables[0][0]}: none of its pictures is in the split asked for; see splits.csv")

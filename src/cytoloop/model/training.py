@@ -9,7 +9,7 @@ one that was left alone.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,10 @@ from cytoloop.model.bundle import arrays_of, fill_network
 from cytoloop.model.data import PictureStream
 from cytoloop.model.distribution import Epoch, Replicas
 from cytoloop.model.losses import Function, Weights, class_weights, keras_loss, loss, metric
+from cytoloop.model.optimizers import optimizer, piecewise
 from cytoloop.model.predict import ask_views, choose_classes, compiled, hard_labels
 from cytoloop.model.preprocess import join, view_scale, views
-from cytoloop.params import ClassifierParams, ModelParams, TrainParams
+from cytoloop.params import ModelParams, TrainParams
 from cytoloop.scores.pixels import confusion, dice, image_mean, macro
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def start(
         if params.start_from is None:
             load_pretrained(network, model)
         network.compile(
-            optimizer=_optimizer(params, stream.steps),
+            optimizer=optimizer(params, stream.steps),
             loss=keras_loss(params.loss, weights),
             metrics=[metric(name) for name in params.metrics],
             jit_compile=False,  # XLA is slower than TensorFlow's own kernels on a CPU
@@ -192,8 +193,8 @@ def _reduce_learning_rate(training: Training, val_loss: float) -> None:
     if val_loss < progress.best_loss:
         progress.best_loss, progress.epochs_since_best_loss = val_loss, 0
     elif progress.epochs_since_best_loss >= params.reducer_patience:
-        optimizer = training.network.optimizer
-        optimizer.learning_rate.assign(optimizer.learning_rate * params.reducer_factor)
+        rate = training.network.optimizer.learning_rate
+        rate.assign(rate * params.reducer_factor)
         progress.epochs_since_best_loss = 0
 
 
@@ -213,10 +214,10 @@ def averaged(training: Training) -> Iterator[None]:
 
 
 def _validator(training: Training, val: PictureStream) -> Callable[[], Line]:
-    """A function that scores the network on `val`: loss, the metrics by name, and macro Dice.
+    """A function that scores the network on `val`: loss, the metrics by name, macro Dice and each class's.
 
-    val_macro_dice is the mean over foreground classes of Dice pooled over pictures, hard labels,
-    at the network's picture size.
+    val_dice/CLASS is Dice pooled over pictures, hard labels, at the network's picture size, of each foreground
+    class that `val` has; val_macro_dice is the mean over these and those that were found wrongly.
     """
     import tensorflow as tf
 
@@ -234,9 +235,16 @@ def _validator(training: Training, val: PictureStream) -> Callable[[], Line]:
             seen += len(truth)
         line = {f"val_{name}": total / seen for name, total in sums.items()}
         line |= {"val_macro_dice": float(np.nan_to_num(macro(dice(confusion_CC))))}
+        line |= _by_class(confusion_CC, val.class_names)
         return line if training.replicas is None else training.replicas.agree(line)
 
     return validate
+
+
+def _by_class(confusion_CC: Array, names: Sequence[str]) -> Line:
+    there = [i for i in range(1, len(confusion_CC)) if confusion_CC[i].any()]
+    dice_C = dice(confusion_CC)
+    return {f"val_dice/{names[i]}": float(dice_C[i]) for i in there}
 
 
 def _functions(params: TrainParams, weights: Weights) -> dict[str, Function]:
@@ -279,45 +287,3 @@ def _answers(training: Training, val: PictureStream) -> Iterator[tuple[Array, Ar
         said = list(ask_views(training.ask, views(rgb_HW3, training.model)))
         height, width = truth_HW.shape
         yield truth_HW, join(said, height, width, training.model)
-
-
-def _optimizer(params: TrainParams, steps: int) -> Any:
-    import keras
-
-    common: dict[str, Any] = {"clipvalue": params.clip_value, "global_clipnorm": params.clip_norm}
-    if params.ema_momentum is not None:
-        common |= {"use_ema": True, "ema_momentum": params.ema_momentum, "ema_overwrite_frequency": None}
-    rate = one_cycle(params, steps) if params.schedule == "one_cycle" else params.learning_rate
-    if params.optimizer == "adamw":
-        return keras.optimizers.AdamW(rate, weight_decay=params.weight_decay, **common)
-    return keras.optimizers.Adam(rate, **common)
-
-
-def one_cycle(params: TrainParams, steps: int) -> Any:
-    """A learning rate that rises over the first 30 % of all steps and falls by a cosine to almost 0.
-
-    From learning_rate / 25 up to learning_rate, down to learning_rate / 1000: the policy of Smith and
-    Topin 2017, arXiv:1708.07120.
-    """
-    import keras
-
-    total = max(steps * params.epochs, 2)
-    warmup = max(int(0.3 * total), 1)
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=params.learning_rate / 25,
-        decay_steps=total - warmup,
-        alpha=1e-3,
-        warmup_target=params.learning_rate,
-        warmup_steps=warmup,
-    )
-
-
-def piecewise(params: TrainParams | ClassifierParams, epoch: int) -> float:
-    """The learning rate of an epoch, counted from 1: that of the last entry of `rates` that has begun.
-
-    >>> rates = TrainParams(schedule="piecewise", learning_rate=1e-3, rates={11: 3e-4, 14: 3e-5})
-    >>> [piecewise(rates, epoch) for epoch in (10, 11, 13, 15)]
-    [0.001, 0.0003, 0.0003, 3e-05]
-    """
-    begun = [first for first in params.rates if first <= epoch]
-    return params.rates[max(begun)] if begun else params.learning_rate

@@ -191,8 +191,8 @@ def object_precision(precision: Mapping[float, float]) -> Draw:
 
 
 def panels(history: Mapping[str, Sequence[float]]) -> list[str]:
-    """The quantities of a training history, a panel each: `loss`, then scores, `learning_rate` last."""
-    names = dict.fromkeys(name.removeprefix("val_") for name in history if name != "epoch")
+    """The quantities of a training history, a panel each: `loss`, then scores, `learning_rate` last; no class's own."""
+    names = dict.fromkeys(name.removeprefix("val_") for name in history if name != "epoch" and "/" not in name)
     return sorted(names, key=lambda name: (name != "loss", name == "learning_rate", list(names).index(name)))
 
 

@@ -10,8 +10,8 @@ RATE_PNG = "learning_rate.png"
 
 
 def write_curves(folder: Path, history: list[Line]) -> None:
-    """Draw metrics.png (every val and train score), losses.png and learning_rate.png from the history's lines."""
-    names = [name for name in history[0] if name not in ("epoch", "learning_rate")]
+    """Draw metrics.png (val and train scores, not each class's), losses.png and learning_rate.png from the history."""
+    names = [name for name in history[0] if name not in ("epoch", "learning_rate") and "/" not in name]
     losses = [name for name in names if name.endswith("loss")]
     scores = [name for name in names if name not in losses]
     _draw(folder / LOSSES_PNG, history, losses, "loss")

@@ -3,9 +3,8 @@
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +18,6 @@ from cytoloop.artifacts import (
     REPORT,
     SPLITS,
     SPLITS_SUMMARY,
-    TEST,
     TRAIN,
     Row,
     flat,
@@ -33,9 +31,9 @@ from cytoloop.artifacts import (
     write_json,
 )
 from cytoloop.door import Input, Numbers, Output
-from cytoloop.errors import ArtifactError, ModelError
 from cytoloop.images.codec import LabelCodec
-from cytoloop.images.decode import decode_ids, decode_instances, decode_rgb
+from cytoloop.images.decode import decode_ids, decode_rgb
+from cytoloop.judging import BATCH, COLUMNS, Asked, answered, check_all_found, check_classes, test_ids
 from cytoloop.params import EvaluateParams, ModelParams, PublishedFigure
 from cytoloop.profiles import training_profile
 from cytoloop.report import charts
@@ -44,16 +42,14 @@ from cytoloop.report.page import Evaluation, render
 from cytoloop.report.validation import validation_section
 from cytoloop.scores import pixels
 from cytoloop.scores.bootstrap import GroupBootstrap
-from cytoloop.scores.tally import Judged, Tally, metrics, plain
+from cytoloop.scores.tally import Tally, metrics, plain
 
 if TYPE_CHECKING:
     from cytoloop.model.named import NamedScores
 
 Array = np.ndarray[Any, Any]
 
-BATCH = 8
 SAMPLES = 6
-COLUMNS = ("image", "mask", "instances")
 SUMMARY = "summary.json"
 """A few of the metrics: a table of `dvc metrics show` that fits a terminal."""
 CONFUSION_CSV, CONFUSION_PNG = "confusion.csv", "confusion.png"
@@ -84,27 +80,6 @@ SUMMARISED = (
 )
 
 
-class Answer(Protocol):
-    """What a predictor says of one picture."""
-
-    @property
-    def ids_HW(self) -> Array: ...
-
-    @property
-    def probability_HW(self) -> Array: ...
-
-
-class Asked(Protocol):
-    """Whoever is judged: `cytoloop.model.predict.Predictor`, or anything that answers like it."""
-
-    codec: LabelCodec
-    meta: dict[str, Any]
-
-    def ask(self, pictures: Sequence[Array], /) -> Iterable[Sequence[Array]]: ...
-
-    def answer(self, said: Sequence[Array], height: int, width: int, /) -> Answer: ...
-
-
 def evaluate(
     raw: Input, validated: Input, splits: Input, model: Input, evaluation: Output, evaluate_params: EvaluateParams
 ) -> Numbers:
@@ -131,11 +106,7 @@ def judge(predictor: Asked, inputs: tuple[Path, Path, Path, Path], evaluation: P
     """`evaluate` for a predictor that is already there; `inputs` are raw, validated, splits and model."""
     raw, validated, splits, model = inputs
     card = read_card(raw)
-    if predictor.codec.names != card.codec.names:
-        raise ModelError(
-            f"{model}: made for the classes {', '.join(predictor.codec.names)}, "
-            f"but {raw} has {', '.join(card.codec.names)}; train on this data, or evaluate on the model's"
-        )
+    check_classes(predictor, raw, str(model))
     named = named_scores(predictor.meta, params)
     tally = _score_test_split(predictor, raw, splits, named)
     bootstrap = GroupBootstrap(tally.groups, params.bootstrap_samples, params.confidence, params.seed)
@@ -219,15 +190,9 @@ def _beside_published(
 
 
 def _score_test_split(predictor: Asked, raw: Path, splits: Path, named: "NamedScores") -> Tally:
-    test = sorted(i for i, split in read_splits(splits).items() if split == TEST)
-    if not test:
-        raise ArtifactError(
-            f"{splits}: no picture is in the test split; add groups, or raise split.test and split again"
-        )
+    test = test_ids(splits)
     tally = score(predictor, read_rows(raw, test, COLUMNS), len(test), named)
-    unknown = sorted(set(test) - set(tally.ids))
-    if unknown:
-        raise ArtifactError(f"{splits}: test picture {unknown[0]!r} is not in {raw}; split this data again")
+    check_all_found(test, tally.ids, raw, splits)
     return tally
 
 
@@ -241,7 +206,7 @@ def score(predictor: Asked, rows: Iterable[Row], total: int, named: "NamedScores
 
     tally = Tally(predictor.codec.names)
     with tqdm(total=total, desc="evaluate", unit="picture") as bar:
-        for row, pair, said in _answered(predictor, rows):
+        for row, pair, said in answered(predictor, rows):
             tally.add(row.id, row.group, pair)
             named.add(pair.truth_HW, said)
             bar.update()
@@ -255,7 +220,7 @@ def examples(predictor: Asked, raw: Path, tally: Tally, count: int) -> list[Exam
     ids = {tally.ids[place] for places in chosen.values() for place in places}
     shown = {
         row.id: thumbnails(pair.rgb_HW3, pair.truth_HW, pair.prediction_HW, predictor.codec)
-        for row, pair, _ in _answered(predictor, read_rows(raw, ids, COLUMNS))
+        for row, pair, _ in answered(predictor, read_rows(raw, ids, COLUMNS))
     }
     return [
         Example(part, tally.ids[place], tally.groups[place], float(scores_N[place]), **shown[tally.ids[place]])
@@ -273,27 +238,6 @@ def samples(raw: Path, splits: Path, codec: LabelCodec) -> list[Sample]:
         for row in read_rows(raw, chosen, COLUMNS)
         if row.image is not None and row.mask is not None
     ]
-
-
-def _answered(predictor: Asked, rows: Iterable[Row]) -> Iterator[tuple[Row, Judged, Sequence[Array]]]:
-    """Each row with its picture, truth and prediction, and what the network said of its views; a batch at a time."""
-    rows = iter(rows)
-    while batch := list(islice(rows, BATCH)):
-        pictures = [decode_rgb(_there(row, row.image)) for row in batch]
-        for row, rgb_HW3, said in zip(batch, pictures, predictor.ask(pictures), strict=True):
-            answer = predictor.answer(said, *rgb_HW3.shape[:2])
-            instances_HW = None if row.instances is None else decode_instances(row.instances)
-            truth_HW = decode_ids(_there(row, row.mask))
-            yield row, Judged(rgb_HW3, truth_HW, answer.ids_HW, answer.probability_HW, instances_HW), said
-
-
-def _there(row: Row, data: bytes | None) -> bytes:
-    if data is None:
-        raise ArtifactError(
-            f"{row.source_file}: test picture {row.id!r} has no picture or no mask in the table; "
-            "correct the source, or take it out of the test split"
-        )
-    return data
 
 
 def _history(path: Path) -> dict[str, list[float]]:

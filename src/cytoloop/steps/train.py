@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cytoloop import tracking
+from cytoloop import notes, tracking
 from cytoloop.artifacts import (
     BEST_PARAMS,
     HISTORY,
@@ -28,7 +28,7 @@ from cytoloop.model.architectures import build
 from cytoloop.model.bundle import Description, read_bundle, write_bundle
 from cytoloop.model.data import PictureStream, TrainingFolders, standardized, training_streams
 from cytoloop.model.predict import Predictor
-from cytoloop.params import AugmentParams, ModelParams, TrainParams
+from cytoloop.params import AugmentParams, ModelParams, TrainParams, changed
 from cytoloop.provenance import origin, provenance
 from cytoloop.report import epochs
 from cytoloop.report.curves import write_curves
@@ -55,7 +55,10 @@ def train(
     ends with the same weights. It never stops for an MLflow that is away. Where several devices train
     together (`model.distribution`), the chief alone writes.
     """
-    model_params = model_params.model_copy(update=read_json(best_params / BEST_PARAMS)["model"])
+    won = read_json(best_params / BEST_PARAMS)
+    model_params = changed(model_params, won["model"])
+    train_params = changed(train_params, won.get("train", {}))
+    augment_params = changed(augment_params, won.get("augment", {}))
     folders = TrainingFolders(raw, splits, augmented)
     with distribution.together() as replicas:
         if replicas is not None:
@@ -74,9 +77,10 @@ def train(
                 return _follow(replicas, model_params, train_params, stream, val)
         with (
             unfinished("train", work_of) as work,
-            tracking.start_run(tracking.experiment_name(), _run_name(model_params), {"work": work.name}) as run,
+            tracking.start_run(tracking.experiment_name(), _run_name(card, model_params), {"work": work.name}) as run,
         ):
-            run.log_params(flat(facts["params"]))
+            run.send_search(best_params)
+            run.log_params(_settings(facts))
             run.log_dataset(card.name, card.digest, "training")
             training = trainer.start(build, model_params, train_params, stream, replicas)
             checkpoints.begin(training, work / CHECKPOINTS)
@@ -164,8 +168,13 @@ class _Diary:
             self.run.log_picture(page, EPOCHS, training.progress.epoch)
 
 
-def _run_name(model: ModelParams) -> str:
-    return f"train {model.architecture}"
+def _run_name(card: Card, model: ModelParams) -> str:
+    return f"{card.name} {model.architecture}"
+
+
+def _settings(facts: dict[str, Any]) -> dict[str, Any]:
+    """The params by dotted name, but for those that are off."""
+    return {name: value for name, value in flat(facts["params"]).items() if value is not None}
 
 
 def _figures(line: trainer.Line) -> tuple[int, trainer.Line]:
@@ -175,16 +184,22 @@ def _figures(line: trainer.Line) -> tuple[int, trainer.Line]:
 
 def _record(work: str, card: Card, facts: dict[str, Any], digest: str, training: trainer.Training) -> tracking.Record:
     return tracking.Record(
-        run_name=_run_name(training.model),
+        run_name=_run_name(card, training.model),
         work=work,
-        params=flat(facts["params"]),
+        params=_settings(facts),
         dataset=(card.name, card.digest, "training"),
         metrics=[_figures(line) for line in training.progress.history],
         tags={"model_digest": digest, "git_commit": facts["git_commit"], **origin()},
         artifact="model",
         leave_out=(CHECKPOINTS,),
         pictures=EPOCHS,
+        note=notes.of_training(card.name, training.model.architecture, _best(training.progress), facts["git_commit"]),
     )
+
+
+def _best(progress: trainer.Progress) -> tuple[int, float]:
+    """The number of the best epoch, and its score."""
+    return progress.best_epoch + 1, progress.best_score
 
 
 def _title(progress: trainer.Progress) -> str:

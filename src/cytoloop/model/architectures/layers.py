@@ -10,6 +10,9 @@ MOMENTUM = 0.9
 """Of batch normalization's running statistics. Keras's 0.99 is for thousands of steps: after a few hundred,
 statistics that began at 0 and 1 would still be far from the pictures'."""
 
+HEAD = "probabilities"
+"""Name of every network's last layer."""
+
 
 def picture_input(model: ModelParams) -> Any:
     """The input, (height, width, channels) with values 0..255."""
@@ -107,7 +110,7 @@ def head(x: Any, num_classes: int) -> Any:
     import keras
 
     activation = "sigmoid" if num_classes == 1 else "softmax"
-    return keras.layers.Conv2D(num_classes, 1, activation=activation, dtype="float32", name="probabilities")(x)
+    return keras.layers.Conv2D(num_classes, 1, activation=activation, dtype="float32", name=HEAD)(x)
 
 
 def probabilities(x: Any, num_classes: int) -> Any:
@@ -115,4 +118,4 @@ def probabilities(x: Any, num_classes: int) -> Any:
     import keras
 
     activation = "sigmoid" if num_classes == 1 else "softmax"
-    return keras.layers.Activation(activation, dtype="float32", name="probabilities")(x)
+    return keras.layers.Activation(activation, dtype="float32", name=HEAD)(x)

@@ -1,0 +1,88 @@
+"""What a network costs, and whether that is within the declared limits.
+
+The count of parameters is exact. Peak memory is an estimate by formula, the same on every machine. Latency is
+measured, on the machine that searches: two searches with a limit on it may judge a network at the limit
+differently.
+"""
+
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from cytoloop.model.training import Ask, Training
+from cytoloop.params import LimitParams, ModelParams, TrainParams
+
+FLOAT = 4
+"""Bytes of a number in a network."""
+CALLS = 11
+"""Timed calls of a network, of which the median counts."""
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network costs."""
+
+    parameters: int
+    memory_mib: float
+    latency_ms: float | None = None
+    """None: not measured."""
+
+    def excess(self, limits: LimitParams) -> dict[str, float]:
+        """How far each cost that has a limit is beyond it, as a part of it; 0 or below: within."""
+        allowed = limits.model_dump(exclude_none=True)
+        return {name: float(asdict(self)[name]) / limit - 1 for name, limit in allowed.items()}
+
+    def beyond(self, limits: LimitParams) -> str:
+        """Why a network with this cost is not trained; empty when it may be."""
+        costs, allowed = asdict(self), limits.model_dump()
+        over = [name for name, excess in self.excess(limits).items() if excess > 0]
+        return "; ".join(f"{name} {costs[name]:.6g} is beyond {allowed[name]:.6g}" for name in over)
+
+
+def cost_of(training: Training, batch_size: int, timed: bool) -> Cost:
+    """The cost of a network whose training has not begun.
+
+    Args:
+        training: fresh.
+        batch_size: pictures in a step of it.
+        timed: whether to measure the latency, which differs from time to time.
+    """
+    latency = latency_ms(training.ask, training.model) if timed else None
+    return Cost(training.network.count_params(), memory_mib(training.network, batch_size, training.params), latency)
+
+
+def memory_mib(network: Any, batch_size: int, params: TrainParams) -> float:
+    """Peak memory of a training step, MiB, by an estimate.
+
+    Every operation's answer is kept for the way back, for every picture of the batch, and the largest is there
+    once more as a gradient. Of every parameter there are the value, its gradient, two moments (Adam) and, where
+    asked for, its average. What the framework itself takes, and the room that its convolutions work in, are not
+    counted.
+    """
+    kept: list[int] = [prod(answer.shape[1:]) for operation in network.operations for answer in _answers(operation)]
+    copies = 4 + (params.ema_momentum is not None)
+    numbers: int = batch_size * (sum(kept) + max(kept)) + copies * network.count_params()
+    return round(FLOAT * numbers / MIB, 1)
+
+
+def _answers(operation: Any) -> list[Any]:
+    answers = operation.output
+    return list(answers) if isinstance(answers, list | tuple) else [answers]
+
+
+def latency_ms(ask: Ask, model: ModelParams) -> float:
+    """Median time of the compiled network's answer to one picture of its own size, ms, here and now."""
+    picture = np.zeros((1, model.image_height, model.image_width, model.image_channels), np.uint8)
+    ask(picture)  # the first call compiles
+    return round(1000 * statistics.median(_seconds(ask, picture) for _ in range(CALLS)), 3)
+
+
+def _seconds(ask: Ask, picture: Any) -> float:
+    begun = time.perf_counter()
+    ask(picture)
+    return time.perf_counter() - begun
