@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -206,7 +206,18 @@ def _unknown(tree: Mapping[str, Any], section: type[BaseModel], path: str) -> It
         if key not in known:
             yield f"{path}{key} = {value!r}: unknown key; {_nearest(str(key), list(known))}"
         elif isinstance(value, dict) and (inner := _section_type(known[key])):
-            yield from _unknown(value, inner, f"{path}{key}.")
+            for name, one in _by_name(value, known[key], f"{path}{key}."):
+                yield from _unknown(one, inner, name)
+
+
+def _by_name(value: dict[str, Any], annotation: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The section, or those that the user has given names (as in tune.space), each with its path."""
+    if get_origin(annotation) is not dict:
+        yield path, value
+        return
+    for name, one in value.items():
+        if isinstance(one, dict):
+            yield f"{path}{name}.", one
 
 
 def _section_type(annotation: Any) -> type[BaseModel] | None:

@@ -99,7 +99,7 @@ def _add_step(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", s
         parser.add_argument(
             "--resume",
             action="store_true",
-            help="after MLflow was away: send all that it missed, of the classifier too, then register",
+            help="after MLflow was away: send all that it missed, of the search and the classifier too, then register",
         )
     for name, folder in FOLDERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, type=Path, default=Path(folder), help=folder)
@@ -114,9 +114,10 @@ def _step(parsed: argparse.Namespace) -> None:
         params = _with_source(params, parsed.source, parsed.layout)
     remember_origin({"source": params.ingest.source})
     if parsed.step == "register" and parsed.resume:
-        from cytoloop.tracking import send
+        from cytoloop.tracking import send, send_search
 
         send(CLASSIFIER)
+        send_search(parsed.best_params)
     face = interface(parsed.step)
     folders = {name: getattr(parsed, name) for name in (*face.inputs, *face.outputs)}
     began = time.monotonic()

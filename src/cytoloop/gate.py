@@ -238,12 +238,13 @@ def of_test_set(version: str, theirs: str, told: Records, pinned: str | None, le
         return Comparison("champion_test_set", True, f"version {version} is scored on the pinned test set")
     if learnt == 0:
         return Comparison("champion_test_set", True, f"{known}; it learnt from none of the groups of this one")
-    why = (
-        "which groups it learnt from is not known" if learnt is None else f"it learnt from {learnt} groups of this one"
-    )
-    advice = "let the splits be as they were, or set register.name for another line of models"
-    pin = f", or, if it was not trained on these pictures, set register.test_digest: {told.test}"
-    return Comparison("champion_test_set", False, f"{known}, and {why}; {advice}{'' if learnt else pin}")
+    if learnt:
+        why = f"it learnt from {learnt} groups of this one; let the splits be as they were"
+    else:
+        why = "which groups it learnt from is not known; evaluate it on this one and register it again, or, if it was "
+        why += f"not trained on these pictures, set register.test_digest: {told.test}"
+    reason = f"{known}, and {why}, or set register.name for another line of models"
+    return Comparison("champion_test_set", False, reason)
 
 
 def against(candidate: Scores, champion: Scores, version: str, params: RegisterParams) -> list[Comparison]:

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from cytoloop import ledger, registry, tracking
-from cytoloop.artifacts import METRICS, RECEIPT, write_json
+from cytoloop.artifacts import METRICS, PROFILE, RECEIPT, write_json
 from cytoloop.door import interface, run_step
 from cytoloop.errors import ArtifactError, CytoloopError, ModelError
+from cytoloop.model.bundle import read_bundle
 from cytoloop.params import RegisterParams, check_params
+from cytoloop.profiles import training_profile
 from cytoloop.steps.register import KEEP, PROMOTE, REFUSE, register
 from gated import TEST_SET, Bench
 from mlflow_store import let_reign, store, write_bundle_stub
@@ -168,6 +170,23 @@ def test_another_test_set_is_refused_and_says_what_to_do(bench: Bench) -> None:
     assert "evaluate it on this one" in receipt["reason"]
     assert f"register.test_digest: {OTHER_SET}" in receipt["reason"]
     assert "register.name" in receipt["reason"]
+
+
+@pytest.mark.parametrize(("split", "champion"), [("test", "2"), ("train", "1"), ("val", "1")])
+def test_new_groups_in_test_judge_a_champion_that_did_not_learn_from_them(
+    bench: Bench, split: str, champion: str
+) -> None:
+    """Groups 0 to 2 are in test now; of group 1 the champion was trained, or not."""
+    raw, _, splits = bench.inputs()
+    table = (splits / "splits.csv").read_text()
+    (splits / "splits.csv").write_text(table.replace(",g1,test,", f",g1,{split},"))
+    bench.train(1, 0.5)
+    profile = training_profile(raw, splits, read_bundle(bench.paths(1)[0]).file.model_digest, {})
+    write_json(bench.paths(1)[1] / PROFILE, profile.model_dump())
+    (splits / "splits.csv").write_text(table)
+    register(*bench.inputs(), *bench.paths(1), RegisterParams())
+    bench.register(2, 0.9, bench.inputs(OTHER_SET), test_digest=OTHER_SET)
+    assert _champion() == champion
 
 
 def test_the_champion_evaluated_on_the_new_test_set_may_be_compared(bench: Bench) -> None:

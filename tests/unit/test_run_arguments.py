@@ -101,6 +101,10 @@ def test_settings_add_up_and_the_last_of_a_key_holds(package):
     [
         ("train.lerning_rate=1", "train.lerning_rate = 1: unknown key; nearest known: learning_rate"),
         ("augment.rotation.degree=1", "augment.rotation.degree = 1: unknown key; nearest known: degrees"),
+        (
+            "tune.space={model.num_layers: {low: 3, hihg: 5}}",
+            "tune.space.model.num_layers.hihg = 5: unknown key; nearest known: high",
+        ),
         ("augment.rotation={degree: 1}", "augment.rotation.degree = 1: unknown key; nearest known: degrees"),
         ("trian.epochs=1", "training has no trian; nearest known: train"),
         ("classifier.epochs=1", "training has no classifier"),

@@ -32,7 +32,7 @@ def report_search(folder: Path, measured: Mapping[int, Measured] = NOTHING) -> N
     try:
         send_search(folder, measured)
     except CytoloopError as error:
-        print(f"{error}; the next `cytoloop train` sends what is missing of the search", file=sys.stderr)
+        print(f"{error}; `cytoloop register --resume` sends what is missing of the search", file=sys.stderr)
 
 
 def send_search(folder: Path, measured: Mapping[int, Measured] = NOTHING) -> None:
