@@ -271,10 +271,15 @@ def _augmented(found: Evidence) -> Link:
 
 
 def _study(found: Evidence) -> Link:
-    """The search, by what won it: the settings in which the model is not what params.yaml says."""
-    asked = found.ancestry.get("model", {}).get("params", {}).get("model", {})
-    got = found.bundle.get("model", {})
-    won = {name: got.get(name) for name in asked if name in got and got[name] != asked[name]}
+    """The search, by what won it: the settings in which the training was not what params.yaml says."""
+    asked = found.ancestry.get("model", {}).get("params", {})
+    used = {**found.params, "model": found.bundle.get("model", {})}
+    won = {
+        f"{section}.{name}": used[section][name]
+        for section in ("model", "train", "augment")
+        for name, value in asked.get(section, {}).items()
+        if name in used.get(section, {}) and used[section][name] != value
+    }
     trials = found.params.get("tune", {}).get("trials")
     return _link("study", found.digests("best_params"), {"trials": trials, **won})
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cytoloop import ledger, registry, tracking
-from cytoloop.artifacts import METRICS, PROFILE, RECEIPT, write_json
+from cytoloop.artifacts import METRICS, PROFILE, RECEIPT, sha256_file, write_json
 from cytoloop.door import interface, run_step
 from cytoloop.errors import ArtifactError, CytoloopError, ModelError
 from cytoloop.model.bundle import read_bundle
@@ -124,6 +124,14 @@ def test_a_score_that_is_no_number_is_refused_and_recorded(
     assert _tags(2 if reigning else 1)["decision"] == REFUSE
     assert "not a number" in caplog.text
     assert "macro_dice" not in _tags(2 if reigning else 1)
+
+
+def test_a_version_names_the_evaluation_that_its_run_has_also_when_that_is_no_number(bench: Bench) -> None:
+    bench.register(1, 0.5)
+    bench.register(1, 0.5, bench.inputs(classes=()), macro_dice=None)
+    metrics = registry.fetch_of_run(registry.find("models:/segmenter/1"), f"evaluation/{METRICS}", bench.folder)
+    assert metrics is not None
+    assert _tags(1)["evaluation_digest"] == sha256_file(metrics)
 
 
 @pytest.mark.parametrize("told", [None, 0.9, 0.502])

@@ -43,7 +43,7 @@ def test_a_whole_chain_is_told_from_source_to_version() -> None:
 
 def test_the_study_is_told_by_what_won_it() -> None:
     (study,) = (link for link in lineage(evidence()).links if link.name == "study")
-    assert study.facts == {"trials": 4, "base_filters": 8}
+    assert study.facts == {"trials": 4, "model.base_filters": 8}
 
 
 def test_the_params_are_those_that_each_step_was_told() -> None:

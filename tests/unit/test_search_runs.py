@@ -106,7 +106,7 @@ def test_what_was_not_sent_is_sent_from_the_record(
         patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody is there
         patch.setenv("CYTOLOOP_TRACKING_PATIENCE", "0")
         report(five(), folder, PARAMS, CARD)
-    assert "the next `cytoloop train` sends what is missing" in capsys.readouterr().err
+    assert "`cytoloop register --resume` sends what is missing of the search" in capsys.readouterr().err
     with tracking.start_run("cytoloop", "train", {}) as run:
         run.send_search(folder)
     later = [told(one) for one in runs() if not one.info.run_name.startswith("train")]

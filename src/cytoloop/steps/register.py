@@ -79,8 +79,7 @@ def register(
         ledger.append(version.name, _registered(version))
         candidate = _Candidate(version, raw, splits, told, register_params)
         candidate.measure(_number(metrics["macro_dice"]))
-        if candidate.scored:
-            registry.tag_version(version, {**judged, **_score_tags(metrics)})
+        registry.tag_version(version, judged | (_score_tags(metrics) if candidate.scored else {}))
         decision, champion = _settle(candidate)
         receipt = _receipt(candidate, champion, decision, metrics if own else None) | {"lineage": lineage}
         write_json(registration / RECEIPT, receipt)
