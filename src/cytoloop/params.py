@@ -336,6 +336,11 @@ class ModelParams(Section):
         "resize", description="resize: a picture is resized to the network's; tile: it is cut at its own scale"
     )
     tile_overlap: float = Field(0.25, ge=0, le=0.75, description="overlap of tiles in prediction, fraction of a tile")
+    turns: Literal[1, 4, 8] = Field(
+        1,
+        description="ways to lay a view whose answers are averaged in prediction; 4: mirrored and upside down, "
+        "8: turned by quarters too, for square views; each costs its time",
+    )
     color_space: ColorSpace = Field("rgb", description="what the three channels are, in training and prediction")
     standardize: bool = Field(
         False, description="scale channels by the training set's mean and deviation, not as the architecture does"
@@ -375,6 +380,8 @@ class ModelParams(Section):
             raise ValueError("weights and weights_sha256 go together: give the file and its SHA-256, or neither")
         if self.freeze_encoder and self.weights is None:
             raise ValueError("freeze_encoder = true needs weights: random ones must be trained")
+        if self.turns == 8 and self.image_width != self.image_height:
+            raise ValueError("turns = 8 needs image_width = image_height; allowed: 1, 4")
         if self.color_space != "rgb" and self.image_channels == 1:
             raise ValueError(f"color_space = {self.color_space} has three channels; image_channels = 1 allows: rgb")
         for name in ("channel_mean", "channel_std"):

@@ -1,5 +1,6 @@
 """The one Predictor: evaluate, infer, `cytoloop predict` and serving all use it."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from cytoloop.model.bundle import (
     read_bundle,
     write_arrays,
 )
-from cytoloop.model.preprocess import join, view_scale, views
+from cytoloop.model.preprocess import join, lay, lay_back, view_scale, views
 from cytoloop.params import ModelParams
 
 Array = np.ndarray[Any, Any]
@@ -70,7 +71,7 @@ class Predictor:
     def ask(self, pictures: Sequence[Array]) -> Iterator[list[Array]]:
         """What the network says of each picture's views: float32 (image_height, image_width, classes) each."""
         seen = [views(rgb_HW3, self._model) for rgb_HW3 in pictures]
-        said = ask_views(self._call, [view for of_one in seen for view in of_one])
+        said = ask_views(self._call, [view for of_one in seen for view in of_one], self._model.turns)
         return ([next(said) for _ in of_one] for of_one in seen)
 
     def answer(self, said: Sequence[Array], height: int, width: int) -> Prediction:
@@ -116,8 +117,15 @@ class Predictor:
         write_arrays(folder / SAMPLE_PROBABILITY, {"probability": prediction.probability_HW})
 
 
-def ask_views(call: Callable[[Array], Array], seen: Sequence[Array]) -> Iterator[Array]:
-    """The answer to each view, float32 (h, w, classes), asked for in batches."""
+def ask_views(call: Callable[[Array], Array], seen: Sequence[Array], turns: int) -> Iterator[Array]:
+    """The answer to each view, float32 (h, w, classes): the mean of those to its `turns`, laid back."""
+    each = _in_batches(call, [lay(view, way) for view in seen for way in range(turns)])
+    for _ in seen:
+        laid_back = [lay_back(answer, way) for way, answer in enumerate(itertools.islice(each, turns))]
+        yield laid_back[0] if turns == 1 else np.asarray(np.mean(laid_back, 0, np.float32))
+
+
+def _in_batches(call: Callable[[Array], Array], seen: Sequence[Array]) -> Iterator[Array]:
     for start in range(0, len(seen), BATCH):
         yield from call(np.stack(seen[start : start + BATCH]))
 

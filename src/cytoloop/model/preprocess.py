@@ -18,6 +18,9 @@ Array = np.ndarray[Any, Any]
 Corner = tuple[int, int]
 """Row and column of a tile's upper left pixel."""
 
+QUARTERS = (0, 2, 1, 3)
+"""Turns by 90 degrees, in the order of `lay`."""
+
 cv2.setNumThreads(1)  # TensorFlow and our own pool use the cores
 
 CONVERSIONS = {
@@ -43,6 +46,22 @@ def mask_views(ids_HW: Array, model: ModelParams) -> list[Array]:
         return [fit_mask(ids_HW, model)]
     height, width = ids_HW.shape
     return [cut(ids_HW, corner, model) for corner in corners(height, width, model)]
+
+
+def lay(view_hwC: Array, way: int) -> Array:
+    """One of eight ways to lay a view, of which 0 leaves it as it is, and those below 4 keep its sides.
+
+    >>> [lay(np.arange(4).reshape(2, 2), way).ravel().tolist() for way in (0, 1, 2, 4)]
+    [[0, 1, 2, 3], [1, 0, 3, 2], [3, 2, 1, 0], [1, 3, 0, 2]]
+    """
+    mirrored = view_hwC[:, ::-1] if way % 2 else view_hwC
+    return np.rot90(mirrored, QUARTERS[way // 2])
+
+
+def lay_back(laid_hwC: Array, way: int) -> Array:
+    """What `lay` has laid, as it was."""
+    turned = np.rot90(laid_hwC, -QUARTERS[way // 2])
+    return turned[:, ::-1] if way % 2 else turned
 
 
 def join(answers_NhwC: Sequence[Array], height: int, width: int, model: ModelParams) -> Array:

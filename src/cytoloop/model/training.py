@@ -284,6 +284,6 @@ def choose_min_object(training: Training, val: PictureStream, threshold: float) 
 def _answers(training: Training, val: PictureStream) -> Iterator[tuple[Array, Array]]:
     """Truth (H, W) and probabilities (H, W, C) of each val picture, at its own size, as `Predictor` joins them."""
     for rgb_HW3, truth_HW in val.whole():
-        said = list(ask_views(training.ask, views(rgb_HW3, training.model)))
+        said = list(ask_views(training.ask, views(rgb_HW3, training.model), training.model.turns))
         height, width = truth_HW.shape
         yield truth_HW, join(said, height, width, training.model)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cytoloop.model.predict import ask_views
 from cytoloop.model.training import Ask, Training
 from cytoloop.params import LimitParams, ModelParams, TrainParams
 
@@ -77,12 +78,12 @@ def _answers(operation: Any) -> list[Any]:
 
 def latency_ms(ask: Ask, model: ModelParams) -> float:
     """Median time of the compiled network's answer to one picture of its own size, ms, here and now."""
-    picture = np.zeros((1, model.image_height, model.image_width, model.image_channels), np.uint8)
-    ask(picture)  # the first call compiles
-    return round(1000 * statistics.median(_seconds(ask, picture) for _ in range(CALLS)), 3)
+    picture = np.zeros((model.image_height, model.image_width, model.image_channels), np.uint8)
 
+    def seconds() -> float:
+        begun = time.perf_counter()
+        list(ask_views(ask, [picture], model.turns))
+        return time.perf_counter() - begun
 
-def _seconds(ask: Ask, picture: Any) -> float:
-    begun = time.perf_counter()
-    ask(picture)
-    return time.perf_counter() - begun
+    seconds()  # the first call compiles
+    return round(1000 * statistics.median(seconds() for _ in range(CALLS)), 3)
