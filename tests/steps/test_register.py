@@ -352,9 +352,11 @@ def test_the_reigning_model_is_not_unsettled_by_a_broken_evaluation(bench: Bench
     before = _tags(1)
     bench.register(1, 0.5, macro_dice=None)
     assert bench.receipt(1)["decision"] == REFUSE
+    after = _tags(1)
+    assert {name for name in before | after if before.get(name) != after.get(name)} == {"evaluation_digest"}
     bench.register(1, 0.5, model_digest="somebody else's")
     assert bench.receipt(1)["decision"] == REFUSE
-    assert _tags(1) == before
+    assert _tags(1) == after
     assert _champion() == "1"
 
 
