@@ -1,13 +1,15 @@
 """What the search is worth: best val macro Dice after N minutes, and what pruning saves.
 
     python tests/benchmarks/tuning.py run RESULTS.jsonl [--data default dsb2018] [--arms tpe random none unpruned]
-        [--seeds 0 1 2] [--minutes 5] [--epochs 8] [--pictures 192]
+        [--seeds 0 1 2] [--minutes 5] [--epochs 8] [--pictures 192] [--val-pictures 192] [--side 256]
     python tests/benchmarks/tuning.py show RESULTS.jsonl
 
 A cell is one data set, one arm and one seed; `run` does those that RESULTS lacks, each in a process of its
 own, and appends a line for each, so that it can be interrupted, and single cells can be asked for.
 
-The arms, each given the same minutes of wall time from the first network's building on:
+The arms, each given the same minutes of processor time from the first network's building on (so that other
+load on the machine costs a cell time, but no trials; for the same reason give each `run` a processor of its
+own, by `taskset -c 0`):
 
 * `tpe`: the search as recipes have it, TPE with pruning;
 * `unpruned`: the same TPE without pruning;
@@ -17,7 +19,8 @@ The arms, each given the same minutes of wall time from the first network's buil
   looks at val. (One long training would be judged after more epochs than a trial has, which says nothing of
   the settings.)
 
-Every trial of every arm has the same epochs, the same schedule over them, and the same train and val pictures;
+Every trial of every arm has the same epochs, the same schedule over them, and the same train and val pictures,
+at most --pictures and --val-pictures, shown to networks of --side pixels (the recipe's where it is not given);
 the first trial of the three searches is the sections as they are. The score of an arm after N minutes is the
 best epoch's val macro Dice of a trial that had *ended* by then, and 0 where none had. It is the searches' own
 measure: val chooses, so that the winner's figure is optimistic, more so for arms with more trials.
@@ -31,6 +34,7 @@ dsb2018/stage1_train.zip; it is left out where there is none.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
@@ -45,6 +49,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 ARMS = ("tpe", "random", "none", "unpruned")
+SETTINGS = ("minutes", "epochs", "pictures", "val_pictures", "side")
 SPACE: dict[str, Any] = {
     "model.base_filters": {"choices": [8, 12, 16, 24]},
     "model.base_kernels": {"choices": [3, 5]},
@@ -80,6 +85,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--pictures", type=int, default=192)
+    parser.add_argument("--val-pictures", type=int, default=192)
+    parser.add_argument("--side", type=int, default=0)
     parser.add_argument("--tables", type=Path, help="of a cell: where its raw, splits and augmented lie")
     return parser.parse_args()
 
@@ -96,15 +103,18 @@ def run(told: argparse.Namespace) -> None:
             _make_tables(data, source, Path(place))
             for seed in told.seeds:
                 for arm in told.arms:
-                    settings = {"minutes": told.minutes, "epochs": told.epochs, "pictures": told.pictures}
-                    cell = {"data": data, "arm": arm, "seed": seed, **settings}
+                    cell = {"data": data, "arm": arm, "seed": seed, **_settings(told)}
                     if _cell_of(cell) not in done:
                         _append(told.results, _in_a_process(cell, Path(place)))
     show(told.results)
 
 
+def _settings(told: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(told, name) for name in SETTINGS}
+
+
 def _cell_of(line: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(line[name] for name in ("data", "arm", "seed", "minutes", "epochs", "pictures"))
+    return tuple(line[name] for name in ("data", "arm", "seed", *SETTINGS))
 
 
 def _lines(results: Path) -> list[dict[str, Any]]:
@@ -154,11 +164,13 @@ def _in_a_process(cell: dict[str, Any], place: Path) -> dict[str, Any]:
 
 
 def _flag(name: str) -> str:
-    return {"arm": "arms", "seed": "seeds"}.get(name, name)
+    return {"arm": "arms", "seed": "seeds"}.get(name, name.replace("_", "-"))
 
 
 def run_cell(told: argparse.Namespace) -> dict[str, Any]:
     """One arm on one data set with one seed."""
+    import keras  # noqa: F401 - seconds that are no arm's
+
     (data,), (arm,), (seed,) = told.data, told.arms, told.seeds
     clock = _Clock()
     try:
@@ -167,10 +179,9 @@ def run_cell(told: argparse.Namespace) -> dict[str, Any]:
                 break
     except _TimeIsUp:
         pass
-    settings = {"minutes": told.minutes, "epochs": told.epochs, "pictures": told.pictures}
     ended = [t for t in clock.trials if t["state"] == "complete" and t["ended"] <= 60 * told.minutes]
     best = max((t["score"] for t in ended), default=0.0)
-    return {"data": data, "arm": arm, "seed": seed, **settings, "best": best, "trials": clock.trials}
+    return {"data": data, "arm": arm, "seed": seed, **_settings(told), "best": best, "trials": clock.trials}
 
 
 class _TimeIsUp(Exception):
@@ -178,14 +189,14 @@ class _TimeIsUp(Exception):
 
 
 class _Clock:
-    """The trials of a cell, with the seconds at which they ended."""
+    """The trials of a cell, with the seconds of processor time at which they ended."""
 
     def __init__(self) -> None:
-        self._begun = time.perf_counter()
+        self._begun = time.process_time()
         self.trials: list[dict[str, Any]] = []
 
     def now(self) -> float:
-        return time.perf_counter() - self._begun
+        return time.process_time() - self._begun
 
     def note(self, state: str, score: float, epochs: int) -> None:
         self.trials.append({"ended": round(self.now(), 2), "state": state, "score": score, "epochs": epochs})
@@ -223,21 +234,27 @@ def _declared(told: argparse.Namespace, data: str) -> Any:
     from cytoloop.tuning.space import Sections
 
     params = _params(data, "")
-    return Sections(params.model, params.train.model_copy(update={"epochs": told.epochs}), params.augment)
+    sides = {"image_width": told.side, "image_height": told.side} if told.side else {}
+    model = params.model.model_copy(update=sides)
+    return Sections(model, params.train.model_copy(update={"epochs": told.epochs}), params.augment)
 
 
 def _prepared(told: argparse.Namespace, sections: Any) -> Any:
-    from cytoloop.model.data import TrainingFolders
+    from cytoloop.model.data import TrainingFolders, training_streams
     from cytoloop.tuning.candidate import Data, prepare
 
     folders = TrainingFolders(*(told.tables / name for name in ("raw", "splits", "augmented")))
-    return prepare(sections, Data(folders, told.pictures), timed=False)
+    candidate = prepare(sections, Data(folders, told.pictures), timed=False)
+    batch = sections.train.batch_size
+    _, val = training_streams(folders, sections.model, batch, sections.augment, told.val_pictures)
+    return dataclasses.replace(candidate, val=val)
 
 
 def _search(told: argparse.Namespace, data: str, arm: str, seed: int, clock: _Clock) -> Iterator[None]:
     """The search of an arm; its one step ends when the time is up."""
     from cytoloop.params import TuneParams
     from cytoloop.tuning.search import Search
+    from cytoloop.tuning.space import as_declared
     from cytoloop.tuning.study import open_study
 
     declared = _declared(told, data)
@@ -248,10 +265,11 @@ def _search(told: argparse.Namespace, data: str, arm: str, seed: int, clock: _Cl
     asked |= {"startup_trials": WITHOUT_END} if arm == "random" else {}
     with tempfile.TemporaryDirectory() as work:
         os.environ["CYTOLOOP_WORK"] = work
-        with open_study([arm, seed], ["maximize"]) as study:
+        params = TuneParams.model_validate(asked)
+        with open_study([arm, seed], ["maximize"], as_declared(params.space, declared)) as study:
             Search(
                 study,
-                TuneParams.model_validate(asked),
+                params,
                 declared,
                 lambda sections: _Timed(_prepared(told, sections), clock, 60 * told.minutes),
             ).run()
@@ -271,9 +289,9 @@ def _none(told: argparse.Namespace, data: str, seed: int, clock: _Clock) -> Iter
 def show(results: Path) -> None:
     """The medians over seeds, and their ratios."""
     lines = _lines(results)
-    for setting in sorted({(line["data"], line["minutes"], line["epochs"], line["pictures"]) for line in lines}):
-        mine = [line for line in lines if (line["data"], line["minutes"], line["epochs"], line["pictures"]) == setting]
-        print(f"\n{setting[0]}: {setting[1]:g} minutes, {setting[2]} epochs a trial, {setting[3]} pictures at most")
+    for setting in sorted({_setting_of(line) for line in lines}):
+        mine = [line for line in lines if _setting_of(line) == setting]
+        print("\n" + ", ".join(map(str, (setting[0], *map("{} {:g}".format, SETTINGS, setting[1:])))))
         for arm in ARMS:
             cells = [line for line in mine if line["arm"] == arm]
             if cells:
@@ -283,6 +301,10 @@ def show(results: Path) -> None:
                     f"({', '.join(format(line['best'], '.4f') for line in cells)}), trials {median(counts):g}"
                 )
         _show_ratios(mine)
+
+
+def _setting_of(line: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(line[name] for name in ("data", *SETTINGS))
 
 
 def _show_ratios(lines: list[dict[str, Any]]) -> None:

@@ -5,9 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 
 import servers
@@ -172,6 +175,38 @@ def test_a_search_killed_again_and_again_ends_as_one_that_was_left_alone(data: P
     assert counted == [(choice(t), t["state"], t["reason"]) for t in undisturbed]
     assert printed == len(tried) + 2  # each kill cost the trial that it met, and no other
     assert not [*(data / "work").iterdir()]
+
+
+def test_processes_that_open_a_study_at_once_queue_its_first_trial_once(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(study.SHARED, postgres.database("opened"))
+    at_once = threading.Barrier(6)
+
+    def queued(_: int) -> list[dict[str, object]]:
+        at_once.wait()
+        with study.open_study("this", ["maximize"], {"x": 1}) as opened:
+            return [trial.system_attrs["fixed_params"] for trial in opened.get_trials()]
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(queued, range(6))) == 6 * [[{"x": 1}]]
+
+
+def test_a_study_whose_maker_died_before_its_first_trial_gets_one(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv(study.SHARED, postgres.database("left"))
+    with monkeypatch.context() as dying:
+        dying.setattr(optuna.Study, "enqueue_trial", die)
+        with pytest.raises(KeyboardInterrupt):
+            study.open_study("this", ["maximize"], {"x": 1}).__enter__()
+    monkeypatch.setattr(study, "OPENING", 1)
+    with study.open_study("this", ["maximize"], {"x": 1}) as opened:
+        (first,) = opened.get_trials()
+        assert first.system_attrs["fixed_params"] == {"x": 1}
 
 
 def search(data: Path) -> None:

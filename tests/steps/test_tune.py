@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from cytoloop.artifacts import read_json
 from cytoloop.errors import CytoloopError, ModelError
@@ -20,6 +21,7 @@ from cytoloop.tuning import search as search_module
 from cytoloop.tuning.candidate import AfterEpoch, Data, Unbuildable
 from cytoloop.tuning.limits import Cost
 from cytoloop.tuning.space import Sections
+from cytoloop.tuning.study import do_again
 from mlflow_store import store
 from tables import row, write_table
 
@@ -110,9 +112,11 @@ def known(
 
 
 @contextmanager
-def in_memory(_: object, directions: list[str]) -> Iterator[object]:
+def in_memory(_: object, directions: list[str], first: dict[str, object]) -> Iterator[object]:
     with warnings.catch_warnings(action="ignore"):
-        yield optuna.create_study(directions=directions)
+        study = optuna.create_study(directions=directions)
+        study.enqueue_trial(first)
+        yield study
 
 
 def test_a_real_search_ends_with_a_choice_of_the_space_and_again_byte_for_byte(data: Path) -> None:
@@ -316,6 +320,23 @@ def test_the_budget_in_minutes_counts_what_was_spent_before(data: Path, monkeypa
     resumed = search(data, 50, minutes=0.5)
     assert [line["state"] for line in resumed["trials"]].count("complete") == 3
     assert clock[0] == 4 * 12  # the trial that was interrupted in its first epoch is not counted
+
+
+def test_a_trial_done_again_says_so_also_where_another_had_tried_its_choice_meanwhile() -> None:
+    params = TuneParams.model_validate({"trials": 2, "space": {"model.base_filters": {"choices": [4]}}})
+    tried = {
+        "params": {"model.base_filters": 4},
+        "distributions": {"model.base_filters": optuna.distributions.CategoricalDistribution([4])},
+    }
+    with warnings.catch_warnings(action="ignore"):
+        study = optuna.create_study(direction="maximize")
+        study.add_trial(optuna.create_trial(state=TrialState.FAIL, user_attrs={"seconds": 12.0}, **tried))
+        do_again(study, study.get_trials()[0])
+        study.add_trial(optuna.create_trial(value=0.5, **tried))
+        declared = Sections(MODEL, TrainParams(), AugmentParams())
+        search_module.Search(study, params, declared, lambda sections: pytest.fail("trained twice")).run()
+    again = study.get_trials()[1]
+    assert (again.state, again.user_attrs) == (TrialState.COMPLETE, {"retry_of": 0, "copy_of": 2, "seconds": 0.0})
 
 
 def test_a_search_can_be_lengthened(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

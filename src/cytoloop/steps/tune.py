@@ -14,7 +14,7 @@ from cytoloop.tuning.candidate import Data, prepare
 from cytoloop.tuning.charts import write_charts
 from cytoloop.tuning.runs import report
 from cytoloop.tuning.search import Search
-from cytoloop.tuning.space import Sections, changes
+from cytoloop.tuning.space import Sections, as_declared, changes
 from cytoloop.tuning.study import open_study
 from cytoloop.tuning.trials import OBJECTIVES, PRUNED, SKIPPED, Trial, best_trial, read_trials, write_trials
 
@@ -54,7 +54,8 @@ def tune(
     declared = Sections(model_params, short, augment_params)
     data = Data(TrainingFolders(raw, splits, augmented), tune_params.pictures)
     timed = tune_params.latency or tune_params.limits.latency_ms is not None
-    with open_study(_depends_on(data, tune_params, declared), _directions(tune_params)) as study:
+    first = as_declared(tune_params.space, declared)
+    with open_study(_depends_on(data, tune_params, declared), _directions(tune_params), first) as study:
         Search(study, tune_params, declared, partial(prepare, data=data, timed=timed)).run()
         trials = read_trials(study)
         best = _best(trials)

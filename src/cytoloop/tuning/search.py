@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from cytoloop.errors import ModelError, ParamsError
 from cytoloop.params import TuneParams
 from cytoloop.tuning.candidate import Candidate, Unbuildable
-from cytoloop.tuning.space import ARCHITECTURE, Choice, Sections, as_declared, draw, settled
+from cytoloop.tuning.space import ARCHITECTURE, Choice, Sections, draw, settled
 from cytoloop.tuning.study import do_again, retry_of
 
 Prepare = Callable[[Sections], Candidate]
@@ -42,7 +42,7 @@ class Search:
     study: Any
     params: TuneParams
     declared: Sections
-    """The sections of params.yaml, which are tried first."""
+    """The sections of params.yaml."""
     prepare: Prepare
 
     def run(self) -> None:
@@ -50,7 +50,6 @@ class Search:
         from tqdm import tqdm
 
         self.study.pruner = _pruner(self.params)
-        self.study.enqueue_trial(as_declared(self.params.space, self.declared), skip_if_exists=True)
         trials = self._trials()
         with tqdm(total=self.params.trials, initial=_done(trials), desc="tune", unit="trial", mininterval=0) as bar:
             while _running(trials) or not self._is_over(trials):
@@ -110,16 +109,24 @@ class Search:
 
     def _objective(self, trial: Any) -> Any:
         choice = draw(trial, self.params.space, self.declared)
+        self._note_retry(trial)
         alike = self._alike(trial)
         if alike is not None:
             return _copied(trial, alike)
-        watch = _Watch(self.study, trial, self.params)
+        watch = _Watch(trial, self.params)
         candidate = self._candidate(trial, choice)
         try:
             score = candidate.train(watch.after_epoch)
         except ModelError:
             watch.diverged()
         return (score, candidate.cost.latency_ms) if self.params.latency else score
+
+    def _note_retry(self, trial: Any) -> None:
+        """Say which trial this one does again; what that one took is not this one's."""
+        again = retry_of(self._trials()[trial.number])
+        if again is not None:
+            trial.set_user_attr("retry_of", again)
+            trial.set_user_attr("seconds", 0.0)
 
     def _alike(self, trial: Any) -> Any:
         """An earlier trial of the same choice, when it has ended; None where there is none."""
@@ -152,17 +159,13 @@ class _Watch:
     With two objectives Optuna takes no reports, so that no trial is ended and none has a curve.
     """
 
-    def __init__(self, study: Any, trial: Any, params: TuneParams) -> None:
+    def __init__(self, trial: Any, params: TuneParams) -> None:
         self._trial = trial
         self._reports = not params.latency
         self._prunes = params.pruning is not None
         self._epochs = params.epochs
         self._epoch = 0
         self._begun = time.monotonic()
-        again = retry_of(study.get_trials(deepcopy=False)[trial.number])
-        if again is not None:
-            trial.set_user_attr("retry_of", again)
-            self._note()  # what the one before it took is not this one's
 
     def after_epoch(self, epoch: int, score: float) -> None:
         import optuna

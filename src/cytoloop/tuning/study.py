@@ -9,7 +9,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,13 @@ OPENING = 5
 
 
 @contextmanager
-def open_study(depends_on: Any, directions: Sequence[str]) -> Iterator[Any]:
+def open_study(depends_on: Any, directions: Sequence[str], first: Mapping[str, Any]) -> Iterator[Any]:
     """The Optuna study of this very search; a shared one stays in its database, for whoever asks again.
 
     Args:
         depends_on: all that its trials' results depend on.
         directions: maximize or minimize, for each objective.
+        first: what its first trial tries, by the settings' names.
 
     Raises:
         CytoloopError: the address of the shared study is none.
@@ -50,10 +51,14 @@ def open_study(depends_on: Any, directions: Sequence[str]) -> Iterator[Any]:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # heartbeats, groups of settings
         if address:
             with _told(address):
-                yield _shared_study(address, f"tune-{fingerprint(depends_on)[:16]}", directions)
+                study = _shared_study(address, f"tune-{fingerprint(depends_on)[:16]}", directions)
+                study.enqueue_trial(first, skip_if_exists=True)
+                yield study
         else:
             with unfinished("tune", depends_on) as work:
-                yield _own_study(work, directions)
+                study = _own_study(work, directions)
+                study.enqueue_trial(first, skip_if_exists=True)
+                yield study
 
 
 def _own_study(work: Path, directions: Sequence[str]) -> Any:
@@ -99,7 +104,20 @@ def _shared_study(address: str, name: str, directions: Sequence[str]) -> Any:
             heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=RETRIES),
         )
     )
-    return optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+    try:
+        return optuna.create_study(storage=storage, study_name=name, directions=directions)
+    except optuna.exceptions.DuplicatedStudyError:
+        study = optuna.load_study(storage=storage, study_name=name)
+        _await_first(study)
+        return study
+
+
+def _await_first(study: Any) -> None:
+    """Leave its first trial to the process that made the study, unless that died; two would queue it twice."""
+    for _ in range(OPENING):
+        if study.get_trials(deepcopy=False):
+            return
+        time.sleep(1)
 
 
 def _persistently(make: Callable[[], Any]) -> Any:
