@@ -7,6 +7,7 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 # without compiled bytecode every step would compile its imports again: 20 s instead of 6 s for keras
 unexport PYTHONDONTWRITEBYTECODE
+PYTEST := pytest -q --numprocesses $(or $(JOBS),2) --dist loadgroup --no-loadscope-reorder
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
 
 .DEFAULT_GOAL := help
@@ -39,18 +40,18 @@ run-kfp: setup ## run the compiled training pipeline here, by KFP's own local ru
 	python -m pipelines.compile --image "cytoloop-python:$$(cytoloop --version | cut -d' ' -f2)" --site infra/sites/local.yaml --output build/local
 	python -m pipelines.local build/local/training.yaml work/kfp
 
-test: setup ## all tests but the contracts, which are part of check; the fast ones first
-	pytest -q tests/unit tests/property tests/steps
-	pytest -q tests/pipeline tests/integration
+test: setup ## all tests but the contracts, which are part of check; the fast ones first. JOBS=2 at a time
+	$(PYTEST) tests/unit tests/property tests/steps
+	$(PYTEST) tests/pipeline tests/integration
 
 test-fast: setup ## the tests that take seconds
-	pytest -q -m "not slow" tests/unit tests/property tests/steps tests/contract
+	$(PYTEST) -m "not slow" tests/unit tests/property tests/steps tests/contract
 
 check: setup ## format, lint, types, import direction, dvc.yaml's dependencies
 	ruff format --check .
 	ruff check .
 	mypy
-	pytest -q tests/contract
+	$(PYTEST) tests/contract
 
 format: setup ## format and fix what can be fixed
 	ruff format .
