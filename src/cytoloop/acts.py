@@ -10,20 +10,20 @@ from typing import Any
 
 from cytoloop import ledger, registry
 from cytoloop.errors import CytoloopError
+from cytoloop.gate import PROMOTE
 from cytoloop.ledger import (
     ARCHIVE,
     BY_HAND,
     MOVES,
-    PROMOTE,
     REGISTER,
     ROLLBACK,
-    SHOWN,
     UNARCHIVE,
     Act,
     Entry,
     last_moves,
     reigns,
 )
+from cytoloop.provenance import SHOWN
 from cytoloop.registry import ARCHIVED, Version
 from cytoloop.tables import table
 

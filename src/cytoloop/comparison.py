@@ -7,8 +7,8 @@ from typing import Any
 from cytoloop import registry
 from cytoloop.acts import as_acts, as_row
 from cytoloop.artifacts import flat
-from cytoloop.ledger import SHOWN
 from cytoloop.lineage import Evidence, gather
+from cytoloop.provenance import SHOWN
 from cytoloop.registry import ARCHIVED, Version
 from cytoloop.tables import UNKNOWN, cell_text, table
 

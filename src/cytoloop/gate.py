@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from cytoloop.params import RegisterParams
+from cytoloop.provenance import SHOWN
 from cytoloop.scores import pixels
 from cytoloop.scores.bootstrap import GroupBootstrap
 
@@ -30,7 +31,6 @@ AGREEMENT = 1e-3
 otherwise, and a pixel may tip over."""
 ROUNDING = 1e-9
 """What the order of a sum may change in a mean of Dice."""
-DIGITS = 12  # of a digest, for people
 
 
 @dataclass(frozen=True)
@@ -130,11 +130,11 @@ def of_records(told: Records, pinned: str | None) -> list[Comparison]:
         _plain(
             "test_set",
             told.evaluated_test == told.test and pinned in (None, told.test),
-            f"test set {told.test[:DIGITS]}",
-            f"the evaluation is of the test set {told.evaluated_test[:DIGITS] or 'unknown'}, the splits have "
-            f"{told.test[:DIGITS]}; run `cytoloop evaluate` on these splits"
+            f"test set {told.test[:SHOWN]}",
+            f"the evaluation is of the test set {told.evaluated_test[:SHOWN] or 'unknown'}, the splits have "
+            f"{told.test[:SHOWN]}; run `cytoloop evaluate` on these splits"
             if told.evaluated_test != told.test
-            else f"the splits have the test set {told.test[:DIGITS]}, register.test_digest is {str(pinned)[:DIGITS]}; "
+            else f"the splits have the test set {told.test[:SHOWN]}, register.test_digest is {str(pinned)[:SHOWN]}; "
             "split the frozen pictures, or pin these",
         ),
         _plain(
@@ -143,7 +143,7 @@ def of_records(told: Records, pinned: str | None) -> list[Comparison]:
             "the data passed validation",
             "the data did not pass validation; run `cytoloop validate`"
             if told.validated_raw == told.raw
-            else f"there is no validation receipt of the data {told.raw[:DIGITS]}; run `cytoloop validate`",
+            else f"there is no validation receipt of the data {told.raw[:SHOWN]}; run `cytoloop validate`",
         ),
     ]
 
@@ -231,7 +231,7 @@ def of_test_set(version: str, theirs: str, told: Records, pinned: str | None, le
         pinned: `register.test_digest`.
         learnt: groups of the test split that the champion learnt from; None: not known.
     """
-    known = f"version {version} reigns by another test set ({theirs[:DIGITS] or 'unknown'}, not {told.test[:DIGITS]})"
+    known = f"version {version} reigns by another test set ({theirs[:SHOWN] or 'unknown'}, not {told.test[:SHOWN]})"
     if told.test == theirs:
         return Comparison("champion_test_set", True, f"version {version} reigns by this test set")
     if told.test == pinned:

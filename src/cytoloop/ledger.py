@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cytoloop.errors import CytoloopError
+from cytoloop.gate import KEEP, PROMOTE, REFUSE
+from cytoloop.provenance import SHOWN
 from cytoloop.tracking import explained, named_experiment, open_store, persistent, store_lock, store_name
 
 if TYPE_CHECKING:
@@ -34,10 +36,8 @@ HEAD_TAG = "ledger_head"
 FOLDER = "acts"
 ACTOR = "CYTOLOOP_ACTOR"
 PIPELINE = "cytoloop register"
-SHOWN = 12  # characters of a hash, for people
 
-REGISTER, PROMOTE, KEEP, REFUSE = "register", "promote", "keep", "refuse"
-ROLLBACK, ARCHIVE, UNARCHIVE = "rollback", "archive", "unarchive"
+REGISTER, ROLLBACK, ARCHIVE, UNARCHIVE = "register", "rollback", "archive", "unarchive"
 MOVES = (PROMOTE, ROLLBACK)
 """Acts that let a version reign; their details have `alias`, and `before`: who reigned until then, or null."""
 GATE = (PROMOTE, KEEP, REFUSE)

@@ -18,10 +18,10 @@ from cytoloop import ledger, registry, tracking
 from cytoloop.artifacts import BUNDLE, LINEAGE, METRICS, PARAMS, PER_PICTURE, flat, read_json, sha256_file
 from cytoloop.errors import CytoloopError, ServerAway
 from cytoloop.ledger import Entry
+from cytoloop.provenance import SHOWN
 
 UNKNOWN = "not recorded"
 SECTIONS = ("classes", "ingest", "validate", "split", "augment", "model", "tune", "train", "evaluate")
-SHOWN = 12  # characters of a digest, for people
 
 EVALUATION = "evaluation"
 """The folder of the evaluation among the files of a run."""

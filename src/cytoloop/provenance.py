@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 PACKAGES = ("cytoloop", "keras", "numpy", "opencv-python-headless", "tensorflow")
+SHOWN = 12  # characters of a digest, for people
 ORIGIN = ("image", "data_revision", "data_hash", "kfp_run_id")
 
 

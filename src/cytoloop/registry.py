@@ -247,17 +247,6 @@ def fetch(uri: str, folder: Path, file: str | None = None) -> Path:
         return Path(quiet_mlflow().artifacts.download_artifacts(address, dst_path=str(folder)))
 
 
-@persistent
-def fetch_of_run(version: Version, name: str, folder: Path) -> Path | None:
-    """Download a file of the run that made a version, as `evaluation/metrics.json`; None where it has none of it."""
-    with explained():
-        client = open_store()
-        above = name.rpartition("/")[0]
-        if version.run_id is None or name not in {file.path for file in client.list_artifacts(version.run_id, above)}:
-            return None
-        return Path(client.download_artifacts(version.run_id, name, str(folder)))
-
-
 def _holder(client: "MlflowClient", name: str, alias: str) -> Version | None:
     return _if_there(lambda: client.get_model_version_by_alias(name, alias))
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cytoloop import registry
+from cytoloop import registry, tracking
 from cytoloop.artifacts import ARRAYS, PROFILE, read_card, read_rows
 from cytoloop.gate import Scores
 from cytoloop.images.decode import decode_rgb
 from cytoloop.judging import COLUMNS, Asked, answered, check_all_found, check_classes, test_ids
 from cytoloop.model.bundle import SAMPLE_INPUT
 from cytoloop.profiles import Profile, read_profile
-from cytoloop.registry import Version
+from cytoloop.registry import MIB, Version
 from cytoloop.scores import pixels
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ Array = np.ndarray[Any, Any]
 
 REPEATS = 15
 """Answers of which the median time counts; the first is slow, and does not matter to a median."""
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,10 @@ def rescore(predictor: Asked, raw: Path, splits: Path, whose: str) -> Scores:
 
 def profile_of(version: Version) -> Profile | None:
     """The training profile of a version; None where it was registered without one."""
+    if version.run_id is None:
+        return None
     with tempfile.TemporaryDirectory() as folder:
-        path = registry.fetch_of_run(version, f"evaluation/{PROFILE}", Path(folder))
+        path = tracking.Run(version.run_id).fetch(f"evaluation/{PROFILE}", Path(folder))
         return read_profile(path) if path else None
 
 

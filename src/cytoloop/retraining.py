@@ -43,6 +43,7 @@ from cytoloop.model.bundle import read_bundle
 from cytoloop.packing import unpacked
 from cytoloop.params import ModelParams, Params, RegisterParams, RetrainParams, load_params, sections_from_json
 from cytoloop.profiles import FRACTION, Histogram, Profile, Recent, group_digests, read_recent
+from cytoloop.provenance import SHOWN
 from cytoloop.recipes import PARAMS
 from cytoloop.rescoring import profile_of
 from cytoloop.storage import fetch
@@ -54,8 +55,7 @@ REPORT = Path("reports/retraining")
 DECISION = "decision.json"
 NOTHING, RETRAIN, REFUSED = "nothing to do", "retrain", "refused"
 FRESH, WARM = "fresh", "warm"
-DIGITS = 12  # of a digest, for people
-SHOWN = 3  # of what has drifted, in a reason
+NAMED = 3  # of what has drifted, in a reason
 
 
 class Wish(NamedTuple):
@@ -124,8 +124,8 @@ def _new_data(raw: Path, champion: registry.Version, profile: Profile | None, pa
     known, fresh = champion.tags.get("raw_digest", "unknown"), read_card(raw).digest
     figures: dict[str, Any] = {"known": known, "fresh": fresh, "asked_for": params.min_new_groups}
     if known == fresh:
-        return Trigger(False, f"version {champion.version} was trained on this very data ({fresh[:DIGITS]})", figures)
-    changed = f"the data has changed since version {champion.version} ({known[:DIGITS]}, now {fresh[:DIGITS]})"
+        return Trigger(False, f"version {champion.version} was trained on this very data ({fresh[:SHOWN]})", figures)
+    changed = f"the data has changed since version {champion.version} ({known[:SHOWN]}, now {fresh[:SHOWN]})"
     if profile is None:
         return Trigger(True, f"{changed}, and which groups are new is not known", figures)
     groups = group_digests(read_facts(raw, ["group"])["group"])
@@ -156,7 +156,7 @@ def _drift(champion: registry.Version, profile: Profile | None, params: RetrainP
         return Trigger(False, f"{told} ({params.min_recent} asked for)", figures)
     shifts = drift(profile, recent, params)
     moved = {name: shift["index"] for name, shift in shifts.items() if shift["index"] > shift["allowed"]}
-    worst = sorted(moved, key=lambda name: -moved[name])[:SHOWN]
+    worst = sorted(moved, key=lambda name: -moved[name])[:NAMED]
     named = ", ".join(f"{name} {moved[name]:.2f} ({shifts[name]['allowed']:.2f} allowed)" for name in worst)
     reason = f"{len(moved)} of {len(shifts)} distributions of {recent.pictures} recent predictions have drifted"
     return Trigger(bool(moved), f"{reason}: {named}" if moved else reason, figures | {"stability_index": shifts})

@@ -1,331 +1,372 @@
 """What the search is worth: best val macro Dice after N minutes, and what pruning saves.
 
-    python tests/benchmarks/tuning.py run RESULTS.jsonl [--data default dsb2018] [--arms tpe random none unpruned]
-        [--seeds 0 1 2] [--minutes 5] [--epochs 8] [--pictures 192] [--val-pictures 192] [--side 256]
-    python tests/benchmarks/tuning.py show RESULTS.jsonl
+    python tests/benchmarks/tuning.py train TABLE.jsonl --data default|dsb2018 [--reverse]
+    python tests/benchmarks/tuning.py show TABLE.jsonl [--minutes 10] [--seeds 30] [--keep 0.5] [--startup 2]
 
-A cell is one data set, one arm and one seed; `run` does those that RESULTS lacks, each in a process of its
-own, and appends a line for each, so that it can be interrupted, and single cells can be asked for.
-
-The arms, each given the same minutes of processor time from the first network's building on (so that other
-load on the machine costs a cell time, but no trials; for the same reason give each `run` a processor of its
-own, by `taskset -c 0`):
+`train` trains the network of every cell of a grid once, alone on its processor, and notes each epoch's val macro
+Dice and seconds of processor time: a table, as tabular benchmarks of searches have it (Ying et al. 2019,
+arXiv:1902.09635). It takes about an hour on one processor, can be interrupted, and goes on where it was; a second
+process with `--reverse` begins at the other end. `show` then lets the real search, `cytoloop.tuning.search`, ask
+the table instead of training, on a clock that advances by the table's seconds. So a search of minutes takes a
+second, and there are seeds enough to tell the arms apart:
 
 * `tpe`: the search as recipes have it, TPE with pruning;
 * `unpruned`: the same TPE without pruning;
 * `random`: the same space and budget, every trial drawn at random and trained to its end;
-* `none`: no search. The sections as they are, trained again and again with another seed of the training, and
-  the best of them kept: whoever does not search can spend the time on that, and it takes the best of as many
-  looks at val. (One long training would be judged after more epochs than a trial has, which says nothing of
-  the settings.)
+* `none`: no search. The recipe's settings, trained again and again with another seed of the training, and the
+  best of them kept: whoever does not search can spend the time on that, and it takes the best of as many looks
+  at val. (One long training would be judged after more epochs than a trial has, which says nothing of the
+  settings.) A guess is trained once.
 
-Every trial of every arm has the same epochs, the same schedule over them, and the same train and val pictures,
-at most --pictures and --val-pictures, shown to networks of --side pixels (the recipe's where it is not given);
-the first trial of the three searches is the sections as they are. The score of an arm after N minutes is the
-best epoch's val macro Dice of a trial that had *ended* by then, and 0 where none had. It is the searches' own
-measure: val chooses, so that the winner's figure is optimistic, more so for arms with more trials.
+The learning rate is searched as a number, and the table's nearest answers. Each arm is begun at the recipe's
+settings, which somebody tuned by hand, and at a guess: a cell of the grid drawn at random, another for each seed.
+Every trial has the same epochs, pictures and schedule. The score of an arm is the best val macro Dice of a trial
+that had *ended* within the minutes. It is the searches' own measure: val chooses, so that the winner's figure is
+optimistic, more so for arms with more trials.
 
 What pruning saves: the time at which `unpruned` had its best score, over the time at which `tpe` had at least
-that; both with the same seed. Where `tpe` never had it in its minutes, the ratio is below the one printed
-with `<`, and counts as 0 in the median. The medians are over seeds.
+that, with the same seed; where it had not after four times the minutes, 0.
 
-`default` is the embedded smear. `dsb2018` needs $CYTOLOOP_DATA, the folder that holds
-dsb2018/stage1_train.zip; it is left out where there is none.
+`dsb2018` needs $CYTOLOOP_DATA, the folder that holds dsb2018/stage1_train.zip.
 """
 
 import argparse
-import dataclasses
+import itertools
 import json
+import math
 import os
-import subprocess
+import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
-from typing import Any
+from statistics import median, quantiles
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
-RECIPES = ROOT / "recipes"
-ARMS = ("tpe", "random", "none", "unpruned")
-SETTINGS = ("minutes", "epochs", "pictures", "val_pictures", "side")
-SPACE: dict[str, Any] = {
-    "model.base_filters": {"choices": [8, 12, 16, 24]},
-    "model.base_kernels": {"choices": [3, 5]},
-    "model.num_layers": {"low": 3, "high": 5},
-    "model.dropout_rate": {"low": 0, "high": 0.2, "step": 0.05},
-    "train.learning_rate": {"low": 0.0005, "high": 0.03, "log": True},
+ARMS = ("tpe", "unpruned", "random", "none")
+STARTS = ("recipe", "guess")
+RATE = "train.learning_rate"
+RATES = (0.0005, 0.0015, 0.004, 0.011, 0.03)
+REPEATS = 8
+"""Trainings of the recipe's settings, each with another seed, for the arm that does not search."""
+WITHOUT_END = 100_000
+LONGER = 4
+
+Choice = dict[str, Any]
+Line = dict[str, Any]
+
+
+class Setting(NamedTuple):
+    """A recipe, made small: the network's side in pixels, and what each trial has."""
+
+    side: int
+    epochs: int
+    pictures: int
+    val_pictures: int
+    grid: dict[str, tuple[Any, ...]]
+
+
+SETTINGS = {
+    "default": Setting(
+        side=96,
+        epochs=16,
+        pictures=48,
+        val_pictures=48,
+        grid={
+            "model.base_filters": (8, 16, 24),
+            "model.base_kernels": (3, 5),
+            "model.num_layers": (3, 4),
+            "train.loss": ("cce_dice", "categorical_crossentropy"),
+            RATE: RATES,
+        },
+    ),
+    "dsb2018": Setting(
+        side=128,
+        epochs=10,
+        pictures=64,
+        val_pictures=12,
+        grid={
+            "model.base_filters": (8, 16, 24),
+            "model.base_kernels": (3, 5),
+            "model.num_layers": (3, 4, 5),
+            RATE: RATES,
+        },
+    ),
 }
-LOSSES = {
-    "cce_dice": ["cce_dice", "categorical_crossentropy"],
-    "bce_picture_dice": ["bce_picture_dice", "bce_dice", "binary_crossentropy"],
-}
-PRUNING = {"keep": 0.5}
-WITHOUT_END = 10_000
 
 
 def main() -> None:
     told = _arguments()
-    if told.command == "show":
-        show(told.results)
-    elif told.command == "cell":
-        print(json.dumps(run_cell(told)))
+    if told.command == "train":
+        train(told.table, told.data, told.reverse)
     else:
-        run(told)
+        show(told)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Benchmarks of the search.")
-    parser.add_argument("command", choices=["run", "cell", "show"])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--data", nargs="+", default=["default", "dsb2018"], choices=["default", "dsb2018"])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--minutes", type=float, default=5)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--pictures", type=int, default=192)
-    parser.add_argument("--val-pictures", type=int, default=192)
-    parser.add_argument("--side", type=int, default=0)
-    parser.add_argument("--tables", type=Path, help="of a cell: where its raw, splits and augmented lie")
+    commands = parser.add_subparsers(dest="command", required=True)
+    training = commands.add_parser("train")
+    training.add_argument("table", type=Path)
+    training.add_argument("--data", required=True, choices=SETTINGS)
+    training.add_argument("--reverse", action="store_true")
+    showing = commands.add_parser("show")
+    showing.add_argument("table", type=Path)
+    showing.add_argument("--minutes", type=float, default=10)
+    showing.add_argument("--seeds", type=int, default=30)
+    showing.add_argument("--keep", type=float, default=0.5)
+    showing.add_argument("--startup", type=int, default=2)
+    showing.add_argument("--warmup", type=int, default=1)
+    showing.add_argument("--every", type=int, default=2)
     return parser.parse_args()
 
 
-def run(told: argparse.Namespace) -> None:
-    """All cells that are asked for and that the results lack."""
-    done = {_cell_of(line) for line in _lines(told.results)}
-    for data in told.data:
-        source = _source(data)
-        if source is None:
-            print(f"{data}: left out, $CYTOLOOP_DATA has none", file=sys.stderr)
-            continue
-        with tempfile.TemporaryDirectory() as place:
-            _make_tables(data, source, Path(place))
-            for seed in told.seeds:
-                for arm in told.arms:
-                    cell = {"data": data, "arm": arm, "seed": seed, **_settings(told)}
-                    if _cell_of(cell) not in done:
-                        _append(told.results, _in_a_process(cell, Path(place)))
-    show(told.results)
+# ------------------------------------------------------------------------------------------ the table
 
 
-def _settings(told: argparse.Namespace) -> dict[str, Any]:
-    return {name: getattr(told, name) for name in SETTINGS}
+def train(table: Path, data: str, reverse: bool) -> None:
+    """Train what the table lacks."""
+    with tempfile.TemporaryDirectory() as place:
+        _make_tables(data, Path(place))
+        _train_one(data, _cells(data)[0][0], 0, Path(place), epochs=1)  # what the first training of all costs more
+        for choice, seed in _cells(data)[:: -1 if reverse else 1]:
+            known = _read(table)
+            if (_key(choice), seed) not in {(_key(line["choice"]), line["seed"]) for line in known}:
+                line = _train_one(data, choice, seed, Path(place), SETTINGS[data].epochs)
+                with table.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+                total = sum(line["seconds"])
+                print(f"{len(known) + 1} of {len(_cells(data))}: {choice} {max(line['scores']):.4f} in {total:.0f} s")
 
 
-def _cell_of(line: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(line[name] for name in ("data", "arm", "seed", *SETTINGS))
+def _cells(data: str) -> list[tuple[Choice, int]]:
+    """Every choice of the grid, and the recipe's with other seeds."""
+    grid = SETTINGS[data].grid
+    choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    recipes = _nearest(_start(data, "recipe", 0), grid)
+    return [(choice, 0) for choice in choices] + [(recipes, seed) for seed in range(1, REPEATS)]
 
 
-def _lines(results: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in results.read_text("utf-8").splitlines()] if results.is_file() else []
+def _read(table: Path) -> list[Line]:
+    return [json.loads(line) for line in table.read_text("utf-8").splitlines()] if table.is_file() else []
 
 
-def _append(results: Path, line: dict[str, Any]) -> None:
-    with results.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-    print(
-        f"{line['data']:8} {line['arm']:8} seed {line['seed']}: {len(line['trials'])} trials, best {line['best']:.4f}"
-    )
+def _key(choice: Choice) -> str:
+    return json.dumps(choice, sort_keys=True)
 
 
-def _source(data: str) -> str | None:
-    """Where the pictures are; None where they are not."""
-    if data == "default":
-        return ""
-    source = Path(os.environ.get("CYTOLOOP_DATA", ROOT.parent / "shared/data")) / "dsb2018" / "stage1_train.zip"
-    return str(source) if source.is_file() else None
-
-
-def _params(data: str, source: str) -> Any:
+def _params(data: str) -> Any:
     from cytoloop.params import check_params, read_yaml
 
-    tree = read_yaml(RECIPES / f"{data}.yaml", "recipe")
-    if source:
-        tree["ingest"]["source"] = source
+    tree = read_yaml(ROOT / "recipes" / f"{data}.yaml", "recipe")
+    if data != "default":
+        source = Path(os.environ.get("CYTOLOOP_DATA", ROOT.parent / "shared/data")) / data / "stage1_train.zip"
+        tree["ingest"]["source"] = str(source)
     return check_params(tree, data)
 
 
-def _make_tables(data: str, source: str, place: Path) -> None:
-    """The recipe's steps before the search, once for all cells."""
+def _start(data: str, start: str, seed: int) -> Choice:
+    """The declared values of the searched settings."""
+    grid = SETTINGS[data].grid
+    if start == "guess":
+        drawn = random.Random(seed)
+        return {key: drawn.choice(values) for key, values in grid.items()}
+    params = _params(data)
+    return {key: _value(params, key) for key in grid}
+
+
+def _value(params: Any, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(params, section), name)
+
+
+def _nearest(choice: Choice, grid: dict[str, tuple[Any, ...]]) -> Choice:
+    """The grid's cell for a choice: of numbers that are not in it, the nearest by their ratio."""
+
+    def near(key: str) -> Any:
+        if choice[key] in grid[key]:
+            return choice[key]
+        return min(grid[key], key=lambda value: abs(math.log(value / choice[key])))
+
+    return {key: near(key) for key in grid}
+
+
+def _make_tables(data: str, place: Path) -> None:
+    """The recipe's steps before the search."""
     from cytoloop.door import interface, run_step
 
-    params = _params(data, source)
+    params = _params(data)
     for step in ("ingest", "validate", "split", "augment"):
         face = interface(step)
         run_step(step, {name: place / name for name in (*face.inputs, *face.outputs)}, params)
 
 
-def _in_a_process(cell: dict[str, Any], place: Path) -> dict[str, Any]:
-    flags = [text for name, value in cell.items() for text in (f"--{_flag(name)}", str(value))]
-    command = [sys.executable, __file__, "cell", "-", *flags, "--tables", str(place)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+def _train_one(data: str, choice: Choice, seed: int, place: Path, epochs: int) -> Line:
+    from cytoloop.model.data import TrainingFolders, training_streams
+    from cytoloop.tuning.candidate import Data, prepare
+
+    setting, sections = SETTINGS[data], _sections(data, choice, seed, epochs)
+    folders = TrainingFolders(*(place / name for name in ("raw", "splits", "augmented")))
+    scores, seconds, begun = [], [], time.process_time()
+
+    def note(epoch: int, score: float) -> None:
+        nonlocal begun
+        now = time.process_time()
+        scores.append(score)
+        seconds.append(round(now - begun, 3))
+        begun = now
+
+    candidate = prepare(sections, Data(folders, setting.pictures), timed=False)
+    batch = sections.train.batch_size
+    _, val = training_streams(folders, sections.model, batch, sections.augment, setting.val_pictures)
+    object.__setattr__(candidate, "val", val)
+    candidate.train(note)
+    return {"data": data, "choice": choice, "seed": seed, "scores": scores, "seconds": seconds}
 
 
-def _flag(name: str) -> str:
-    return {"arm": "arms", "seed": "seeds"}.get(name, name.replace("_", "-"))
+def _sections(data: str, choice: Choice, seed: int, epochs: int) -> Any:
+    from cytoloop.tuning.space import Sections, settled
+
+    params, side = _params(data), SETTINGS[data].side
+    model = params.model.model_copy(update={"image_width": side, "image_height": side})
+    train = params.train.model_copy(update={"epochs": epochs, "seed": seed})
+    return settled(Sections(model, train, params.augment), choice)
 
 
-def run_cell(told: argparse.Namespace) -> dict[str, Any]:
-    """One arm on one data set with one seed."""
-    import keras  # noqa: F401 - seconds that are no arm's
-
-    (data,), (arm,), (seed,) = told.data, told.arms, told.seeds
-    clock = _Clock()
-    try:
-        for _ in _none(told, data, seed, clock) if arm == "none" else _search(told, data, arm, seed, clock):
-            if clock.now() >= 60 * told.minutes:
-                break
-    except _TimeIsUp:
-        pass
-    ended = [t for t in clock.trials if t["state"] == "complete" and t["ended"] <= 60 * told.minutes]
-    best = max((t["score"] for t in ended), default=0.0)
-    return {"data": data, "arm": arm, "seed": seed, **_settings(told), "best": best, "trials": clock.trials}
+# ----------------------------------------------------------------------------------------- the replay
 
 
 class _TimeIsUp(Exception):
     pass
 
 
+@dataclass
 class _Clock:
-    """The trials of a cell, with the seconds of processor time at which they ended."""
+    """Seconds of the table that have gone by, and the trials that ended: when, and with what score."""
 
-    def __init__(self) -> None:
-        self._begun = time.process_time()
-        self.trials: list[dict[str, Any]] = []
+    limit: float
+    now: float = 0.0
+    ended: list[tuple[float, float]] = field(default_factory=list)
+    trials: int = 0
 
-    def now(self) -> float:
-        return time.process_time() - self._begun
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+        if self.now > self.limit:
+            raise _TimeIsUp
 
-    def note(self, state: str, score: float, epochs: int) -> None:
-        self.trials.append({"ended": round(self.now(), 2), "state": state, "score": score, "epochs": epochs})
+    def best(self, within: float = math.inf) -> float:
+        return max((score for when, score in self.ended if when <= within), default=0.0)
+
+    def reached(self, score: float) -> float:
+        """When a trial had ended with at least this score."""
+        return min((when for when, found in self.ended if found >= score), default=math.inf)
 
 
-class _Timed:
-    """A candidate that notes how it ended, and that stops when the cell's time is up."""
+@dataclass
+class _Told:
+    """A candidate that the table answers for."""
 
-    def __init__(self, candidate: Any, clock: _Clock, seconds: float) -> None:
-        self._candidate, self._clock, self._seconds = candidate, clock, seconds
-        self.cost = candidate.cost
+    line: Line
+    clock: _Clock
+    cost: Any
 
-    def train(self, after_epoch: Any) -> float:
-        scores: list[float] = []
-
-        def follow(epoch: int, score: float) -> None:
-            scores.append(score)
-            if self._clock.now() >= self._seconds and epoch < self._candidate.training.params.epochs:
-                self._clock.note("cut off", max(scores), epoch)
-                raise _TimeIsUp
+    def train(self, after_epoch: Callable[[int, float], None]) -> float:
+        self.clock.trials += 1
+        for epoch, (score, seconds) in enumerate(zip(self.line["scores"], self.line["seconds"], strict=True), 1):
+            self.clock.advance(seconds)
             after_epoch(epoch, score)
-
-        try:
-            best = float(self._candidate.train(follow))
-        except _TimeIsUp:
-            raise
-        except Exception as ended:
-            self._clock.note(type(ended).__name__, max(scores, default=0.0), len(scores))
-            raise
-        self._clock.note("complete", best, len(scores))
+        best = float(max(self.line["scores"]))
+        self.clock.ended.append((self.clock.now, best))
         return best
 
 
-def _declared(told: argparse.Namespace, data: str) -> Any:
-    from cytoloop.tuning.space import Sections
+def show(told: argparse.Namespace) -> None:
+    """What each arm came to, by start; quartiles over seeds."""
+    os.environ["TQDM_DISABLE"] = "1"
+    lines = _read(told.table)
+    (data,) = {line["data"] for line in lines}
+    missing = len(_cells(data)) - len(lines)
+    if missing:
+        sys.exit(f"{told.table}: {missing} of {len(_cells(data))} trainings are missing; run `train` again")
+    whole = [sum(line["seconds"]) for line in lines]
+    print(f"{data}: {len(lines)} trainings of {min(whole):.0f} to {max(whole):.0f} s (median {median(whole):.0f})")
+    print(f"the grid's best val macro Dice {max(max(line['scores']) for line in lines):.4f}")
+    for start in STARTS:
+        print(f"begun at the {start}")
+        clocks = {arm: [_run(lines, data, start, arm, seed, told) for seed in range(told.seeds)] for arm in ARMS}
+        for arm, mine in clocks.items():
+            low, middle, high = quantiles([clock.best(60 * told.minutes) for clock in mine], n=4)
+            print(f"  {arm:8} after {told.minutes:g} minutes {middle:.4f} ({low:.4f} to {high:.4f})")
+        _show_ratios(clocks["unpruned"], clocks["tpe"], 60 * told.minutes)
 
-    params = _params(data, "")
-    sides = {"image_width": told.side, "image_height": told.side} if told.side else {}
-    model = params.model.model_copy(update=sides)
-    return Sections(model, params.train.model_copy(update={"epochs": told.epochs}), params.augment)
+
+def _show_ratios(unpruned: list[_Clock], pruned: list[_Clock], seconds: float) -> None:
+    ratios = []
+    for without, with_it in zip(unpruned, pruned, strict=True):
+        best = without.best(seconds)
+        ratios.append(without.reached(best) / with_it.reached(best))
+    low, middle, high = quantiles(ratios, n=4)
+    half = sum(ratio >= 2 for ratio in ratios)
+    print(f"  time to the unpruned best, without pruning over with: {middle:.2f} ({low:.2f} to {high:.2f})")
+    print(f"    at least halved {half} of {len(ratios)} times, longer {sum(ratio < 1 for ratio in ratios)} times")
 
 
-def _prepared(told: argparse.Namespace, sections: Any) -> Any:
-    from cytoloop.model.data import TrainingFolders, training_streams
-    from cytoloop.tuning.candidate import Data, prepare
+def _run(lines: list[Line], data: str, start: str, arm: str, seed: int, told: argparse.Namespace) -> _Clock:
+    clock = _Clock(60 * told.minutes * LONGER)
+    try:
+        if arm == "none":
+            _without_search(lines, data, start, seed, clock)
+        else:
+            _search(lines, data, start, arm, seed, clock, told)
+    except _TimeIsUp:
+        pass
+    return clock
 
-    folders = TrainingFolders(*(told.tables / name for name in ("raw", "splits", "augmented")))
-    candidate = prepare(sections, Data(folders, told.pictures), timed=False)
-    batch = sections.train.batch_size
-    _, val = training_streams(folders, sections.model, batch, sections.augment, told.val_pictures)
-    return dataclasses.replace(candidate, val=val)
+
+def _without_search(lines: list[Line], data: str, start: str, seed: int, clock: _Clock) -> None:
+    """The start's trainings one after another, in another order for each seed; no more than there are."""
+    cell = _key(_nearest(_start(data, start, seed), SETTINGS[data].grid))
+    mine = [line for line in lines if _key(line["choice"]) == cell]
+    for line in random.Random(seed).sample(mine, len(mine)):
+        _Told(line, clock, None).train(lambda epoch, score: None)
 
 
-def _search(told: argparse.Namespace, data: str, arm: str, seed: int, clock: _Clock) -> Iterator[None]:
-    """The search of an arm; its one step ends when the time is up."""
+def _search(
+    lines: list[Line], data: str, start: str, arm: str, seed: int, clock: _Clock, told: argparse.Namespace
+) -> None:
+    import optuna
+
     from cytoloop.params import TuneParams
+    from cytoloop.tuning.limits import Cost
     from cytoloop.tuning.search import Search
     from cytoloop.tuning.space import as_declared
-    from cytoloop.tuning.study import open_study
 
-    declared = _declared(told, data)
-    space = SPACE | {"train.loss": {"choices": LOSSES[declared.train.loss]}}
-    space |= {"augment.strength": {"low": 0, "high": 2}} if declared.augment.online else {}
-    asked = {"trials": WITHOUT_END, "minutes": told.minutes, "epochs": told.epochs, "space": space, "seed": seed}
-    asked |= {"pruning": PRUNING} if arm == "tpe" else {}
-    asked |= {"startup_trials": WITHOUT_END} if arm == "random" else {}
-    with tempfile.TemporaryDirectory() as work:
-        os.environ["CYTOLOOP_WORK"] = work
-        params = TuneParams.model_validate(asked)
-        with open_study([arm, seed], ["maximize"], as_declared(params.space, declared)) as study:
-            Search(
-                study,
-                params,
-                declared,
-                lambda sections: _Timed(_prepared(told, sections), clock, 60 * told.minutes),
-            ).run()
-    yield
+    setting = SETTINGS[data]
+    table = {_key(line["choice"]): line for line in lines if line["seed"] == 0}
+    space: dict[str, Any] = {key: {"choices": list(values)} for key, values in setting.grid.items()}
+    space[RATE] = {"low": min(RATES), "high": max(RATES), "log": True}
+    asked = {"trials": WITHOUT_END, "epochs": setting.epochs, "space": space, "seed": seed}
+    if arm == "tpe":
+        pruning = {"keep": told.keep, "startup_trials": told.startup}
+        asked["pruning"] = pruning | {"warmup_epochs": told.warmup, "every": told.every}
+    if arm == "random":
+        asked["startup_trials"] = WITHOUT_END
+    params = TuneParams.model_validate(asked)
+    declared = _sections(data, _start(data, start, seed), 0, setting.epochs)
 
+    def prepare(sections: Any) -> _Told:
+        choice = {key: _value(sections, key) for key in setting.grid}
+        return _Told(table[_key(_nearest(choice, setting.grid))], clock, Cost(1, 1.0))
 
-def _none(told: argparse.Namespace, data: str, seed: int, clock: _Clock) -> Iterator[None]:
-    """The sections as they are, again and again."""
-    declared = _declared(told, data)
-    for number in range(WITHOUT_END):
-        train = declared.train.model_copy(update={"seed": 1000 * seed + number})
-        candidate = _prepared(told, declared._replace(train=train))
-        _Timed(candidate, clock, 60 * told.minutes).train(lambda epoch, score: None)
-        yield
-
-
-def show(results: Path) -> None:
-    """The medians over seeds, and their ratios."""
-    lines = _lines(results)
-    for setting in sorted({_setting_of(line) for line in lines}):
-        mine = [line for line in lines if _setting_of(line) == setting]
-        print("\n" + ", ".join(map(str, (setting[0], *map("{} {:g}".format, SETTINGS, setting[1:])))))
-        for arm in ARMS:
-            cells = [line for line in mine if line["arm"] == arm]
-            if cells:
-                counts = [len(line["trials"]) for line in cells]
-                print(
-                    f"  {arm:8} best val macro Dice {median(line['best'] for line in cells):.4f} "
-                    f"({', '.join(format(line['best'], '.4f') for line in cells)}), trials {median(counts):g}"
-                )
-        _show_ratios(mine)
-
-
-def _setting_of(line: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(line[name] for name in ("data", *SETTINGS))
-
-
-def _show_ratios(lines: list[dict[str, Any]]) -> None:
-    by_cell = {(line["arm"], line["seed"]): line for line in lines}
-    seeds = sorted(seed for arm, seed in by_cell if arm == "tpe" and ("unpruned", seed) in by_cell)
-    pairs = [_ratio(by_cell["unpruned", seed], by_cell["tpe", seed]) for seed in seeds]
-    if pairs:
-        shown = ", ".join(f"{'' if reached else '<'}{ratio:.2f}" for ratio, reached in pairs)
-        middle = median(ratio if reached else 0 for ratio, reached in pairs)
-        print(f"  time to the unpruned best, without pruning over with: median {middle:.2f} ({shown})")
-
-
-def _ratio(unpruned: dict[str, Any], pruned: dict[str, Any]) -> tuple[float, bool]:
-    """Seconds without pruning to those with, and whether pruning came as far at all."""
-    first = next((t["ended"] for t in _complete(unpruned) if t["score"] >= unpruned["best"]), float("nan"))
-    reached = [t["ended"] for t in _complete(pruned) if t["score"] >= unpruned["best"]]
-    return first / min(reached, default=60 * pruned["minutes"]), bool(reached)
-
-
-def _complete(line: dict[str, Any]) -> list[dict[str, Any]]:
-    return [t for t in line["trials"] if t["state"] == "complete"]
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings(action="ignore"):
+        study = optuna.create_study(direction="maximize")
+        study.enqueue_trial(as_declared(params.space, declared))
+        Search(study, params, declared, prepare).run()
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ from cytoloop import ledger, registry, tracking
 from cytoloop.artifacts import METRICS, PROFILE, RECEIPT, sha256_file, write_json
 from cytoloop.door import interface, run_step
 from cytoloop.errors import ArtifactError, CytoloopError, ModelError
+from cytoloop.gate import KEEP, PROMOTE, REFUSE
 from cytoloop.model.bundle import read_bundle
 from cytoloop.params import RegisterParams, check_params
 from cytoloop.profiles import training_profile
-from cytoloop.steps.register import KEEP, PROMOTE, REFUSE, register
+from cytoloop.steps.register import register
 from gated import TEST_SET, Bench
 from mlflow_store import let_reign, store, write_bundle_stub
 from tables import CODEC, write_receipt

@@ -108,10 +108,7 @@ def as_html(document: Document) -> str:
 @cache
 def _templates() -> Environment:
     here = Path(__file__).parent
-    environment = templates().overlay(loader=FileSystemLoader([here, here.parent / "report"]))
-    # the report's macros name these, though none that is used here calls them
-    environment.filters = environment.filters | {"spoken": str, "score": str}
-    return environment
+    return templates().overlay(loader=FileSystemLoader([here, here.parent / "report"]))
 
 
 def as_markdown(document: Document) -> str:

@@ -4,12 +4,10 @@ import base64
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import cv2
 import numpy as np
-from jinja2 import Environment
 from markupsafe import Markup
 
 from cytoloop.artifacts import Card
@@ -99,7 +97,7 @@ def render(report: Report) -> str:
     params = origin.pop("params", {})
     digests = {"test split": report.metrics["test_digest"], "model": report.metrics["model_digest"]}
     return (
-        _templates()
+        templates()
         .get_template("classification.html")
         .render(
             it=report,
@@ -139,14 +137,3 @@ def cautions(metrics: Mapping[str, Any]) -> list[str]:
 
 def _list(names: Sequence[str]) -> str:
     return ", ".join(name.replace("_", " ") for name in names)
-
-
-@cache
-def _templates() -> Environment:
-    environment = templates().overlay()
-    environment.filters = {
-        **environment.filters,
-        "percent": lambda value, digits=1: "–" if value is None else f"{100 * value:.{digits}f} %",
-        "spoken": lambda name: name.replace("_", " "),
-    }
-    return environment

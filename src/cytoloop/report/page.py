@@ -3,10 +3,8 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, get_args
 
-from jinja2 import Environment
 from markupsafe import Markup
 
 from cytoloop.artifacts import Card, flat
@@ -49,7 +47,7 @@ class Verdict:
 
 def render(evaluation: Evaluation) -> str:
     """The page. Every name and text is escaped; the same evaluation gives the same bytes."""
-    template = _templates().get_template("report.html")
+    template = templates().get_template("report.html")
     return template.render(
         it=evaluation,
         metrics=evaluation.metrics,
@@ -147,14 +145,3 @@ def told(tree: Mapping[str, Any]) -> dict[str, str]:
     """
     leaves = sorted(flat(tree).items())
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in leaves}
-
-
-@cache
-def _templates() -> Environment:
-    environment = templates().overlay()
-    environment.filters = dict(environment.filters)
-    environment.filters["score"] = lambda value, digits=3: "–" if value is None else f"{value:.{digits}f}"
-    environment.filters["percent"] = lambda value, digits=1: "–" if value is None else f"{100 * value:.{digits}f} %"
-    environment.filters["rgb"] = lambda color: f"rgb({color[0]} {color[1]} {color[2]})"
-    environment.filters["spoken"] = lambda name: name.replace("_", " ")
-    return environment

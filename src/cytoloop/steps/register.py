@@ -22,15 +22,13 @@ from cytoloop.artifacts import (
 )
 from cytoloop.door import Input, Numbers, Output
 from cytoloop.errors import ArtifactError, CytoloopError, ServerAway
-from cytoloop.gate import KEEP, PROMOTE, REFUSE, Comparison, Decision, Records, Scores
+from cytoloop.gate import PROMOTE, REFUSE, Comparison, Decision, Records, Scores
 from cytoloop.model.bundle import BundleFile, read_bundle
 from cytoloop.params import RegisterParams
 from cytoloop.profiles import group_digests
 from cytoloop.provenance import ORIGIN
 from cytoloop.report.decision import write_decision
 from cytoloop.rescoring import Stored, profile_of, rescore, stored
-
-__all__ = ["KEEP", "PROMOTE", "REFUSE", "register"]
 
 HEADLINES = (
     "macro_dice",
@@ -173,7 +171,8 @@ class _Candidate:
 
     def _against(self, champion: registry.Version) -> list[Comparison]:
         number, params = champion.version, self.params
-        theirs, learnt = champion.tags.get("test_digest", ""), self._learnt(champion)
+        theirs = champion.tags.get("test_digest", "")
+        learnt = None if self.told.test in (theirs, params.test_digest) else self._learnt(champion)
         same = gate.of_test_set(number, theirs, self.told, params.test_digest, learnt)
         if not same.passed or self.scores is None:
             return [same]
