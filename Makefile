@@ -7,7 +7,7 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 # without compiled bytecode every step would compile its imports again: 20 s instead of 6 s for keras
 unexport PYTHONDONTWRITEBYTECODE
-PYTEST := pytest -q --numprocesses $(or $(JOBS),2) --dist loadgroup --no-loadscope-reorder
+PYTEST := pytest -q --numprocesses $(or $(JOBS),2) --no-loadscope-reorder
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
 
 .DEFAULT_GOAL := help

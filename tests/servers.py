@@ -163,7 +163,7 @@ def mlflow_server(store: str, artifacts: str, environment: Mapping[str, str], lo
             server.kill()
 
 
-def until(happened: Callable[[], bool], seconds: float = 60) -> None:
+def until(happened: Callable[[], bool], seconds: float = 180) -> None:
     """Wait for something."""
     deadline = time.monotonic() + seconds
     while not happened():
