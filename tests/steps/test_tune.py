@@ -15,10 +15,11 @@ from optuna.trial import TrialState
 
 from cytoloop.artifacts import read_json
 from cytoloop.errors import CytoloopError, ModelError
+from cytoloop.model.data import TrainingFolders
 from cytoloop.params import AugmentParams, ModelParams, TrainParams, TuneParams
 from cytoloop.steps import tune as step
 from cytoloop.tuning import search as search_module
-from cytoloop.tuning.candidate import AfterEpoch, Data, Unbuildable
+from cytoloop.tuning.candidate import AfterEpoch, Data, Unbuildable, share_of, shortened
 from cytoloop.tuning.limits import Cost
 from cytoloop.tuning.space import Sections
 from cytoloop.tuning.study import do_again
@@ -200,7 +201,7 @@ def test_only_train_and_val_are_seen(data: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(candidate, "training_streams", look)
     search(data, 1)
-    assert seen == [9]  # 6 train + 3 val of 12
+    assert set(seen) == {9}  # 6 train + 3 val of 12
 
 
 def test_no_trials_keep_the_sections(data: Path) -> None:
@@ -212,6 +213,24 @@ def test_trials_start_fresh_for_the_searchs_epochs(data: Path, monkeypatch: pyte
     made = known(monkeypatch)
     search(data, 1, train={"start_from": "models/segmenter", "epochs": 40})
     assert (made.tried[0].train.start_from, made.tried[0].train.epochs) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("momentum", "share", "expected"),
+    [(0.99, 0.1, 0.9), (0.99, 1, 0.99), (0.99, 2, 0.99), (0.97, 0.02, None), (None, 0.1, None)],
+)
+def test_a_trial_averages_over_the_same_share_of_its_steps(
+    momentum: float | None, share: float, expected: float | None
+) -> None:
+    average = shortened(TrainParams(ema_momentum=momentum), share).ema_momentum
+    assert average == (expected and pytest.approx(expected))
+
+
+def test_how_much_of_the_training_a_trial_is(data: Path) -> None:
+    folders = TrainingFolders(data / "raw", data / "splits", data / "augmented")
+    declared = Sections(MODEL, TrainParams(batch_size=2, epochs=10), AugmentParams())
+    assert share_of(folders, declared, epochs=2, pictures=100) == pytest.approx(2 / 10)  # 6 pictures are all
+    assert share_of(folders, declared, epochs=2, pictures=3) == pytest.approx(2 / 10 * 1 / 3)  # of 3, a whole batch
 
 
 def test_a_small_space_is_trained_once_a_choice(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from cytoloop.errors import CytoloopError
 from cytoloop.model.data import TrainingFolders
 from cytoloop.params import AugmentParams, ModelParams, TrainParams, TuneParams
 from cytoloop.provenance import provenance
-from cytoloop.tuning.candidate import Data, prepare
+from cytoloop.tuning.candidate import Data, prepare, share_of
 from cytoloop.tuning.charts import write_charts
 from cytoloop.tuning.runs import report
 from cytoloop.tuning.search import Search
@@ -52,7 +52,9 @@ def tune(
         return {"trials": 0.0}
     short = train_params.model_copy(update={"epochs": tune_params.epochs, "start_from": None})
     declared = Sections(model_params, short, augment_params)
-    data = Data(TrainingFolders(raw, splits, augmented), tune_params.pictures)
+    folders, whole = TrainingFolders(raw, splits, augmented), Sections(model_params, train_params, augment_params)
+    share = share_of(folders, whole, tune_params.epochs, tune_params.pictures)
+    data = Data(folders, tune_params.pictures, share)
     timed = tune_params.latency or tune_params.limits.latency_ms is not None
     first = as_declared(tune_params.space, declared)
     with open_study(_depends_on(data, tune_params, declared), _directions(tune_params), first) as study:
@@ -68,7 +70,7 @@ def tune(
 
 def _depends_on(data: Data, params: TuneParams, declared: Sections) -> list[Any]:
     sections = [params.model_dump(exclude={"trials", "minutes"}), *(section.model_dump() for section in declared)]
-    return [data.folders.digests(), sections, provenance({}, {})["versions"]]
+    return [data.folders.digests(), data.share, sections, provenance({}, {})["versions"]]
 
 
 def _told(params: TuneParams, declared: Sections) -> dict[str, Any]:

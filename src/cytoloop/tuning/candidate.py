@@ -8,6 +8,7 @@ from cytoloop.errors import ModelError
 from cytoloop.model import training as trainer
 from cytoloop.model.architectures import build
 from cytoloop.model.data import PictureStream, TrainingFolders, standardized, training_streams
+from cytoloop.params import TrainParams
 from cytoloop.tuning.limits import Cost, cost_of
 from cytoloop.tuning.space import Sections
 
@@ -25,6 +26,8 @@ class Data(NamedTuple):
     folders: TrainingFolders
     pictures: int
     """Training pictures at most, and val pictures."""
+    share: float
+    """Steps of a trial's training over those of the declared training."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,34 @@ class Candidate:
         return self.training.progress.best_score
 
 
+def share_of(folders: TrainingFolders, declared: Sections, epochs: int, pictures: int) -> float:
+    """Steps of a trial, of so many epochs on so many pictures, over those of the training as declared."""
+    model, train, augment = declared
+    whole, _ = training_streams(folders, model, train.batch_size, augment)
+    trial, _ = training_streams(folders, model, train.batch_size, augment, pictures)
+    return epochs * trial.steps / (train.epochs * whole.steps)
+
+
+def shortened(params: TrainParams, share: float) -> TrainParams:
+    """The params for a training of a share of the steps: its average of the weights spans the same share of it.
+
+    An average over the last hundred steps is the weights of a training of thousands; in one of two hundred it has
+    hardly left the start, and what looks best then is the rate that is too high.
+    """
+    if params.ema_momentum is None or share >= 1:
+        return params
+    momentum = 1 - (1 - params.ema_momentum) / share
+    return params.model_copy(update={"ema_momentum": momentum if momentum > 0 else None})
+
+
 def prepare(sections: Sections, data: Data, timed: bool) -> Candidate:
     """Build the network of one trial; `timed` asks for its latency too.
 
     Raises:
         Unbuildable: it cannot be built.
     """
-    model, params, augment = sections
+    model, augment = sections.model, sections.augment
+    params = shortened(sections.train, data.share)
     stream, val = training_streams(data.folders, model, params.batch_size, augment, data.pictures)
     try:
         training = trainer.start(build, standardized(model, stream), params, stream)
