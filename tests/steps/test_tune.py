@@ -377,3 +377,4 @@ def test_latency_as_a_second_objective_keeps_the_best_dice(data: Path, monkeypat
     assert found["best"]["latency_ms"] == 4 + int(found["best"]["model"]["num_layers"])
     assert {float(line["latency_ms"]) for line in found["trials"]} == {4.0, 5.0, 6.0, 7.0}
     assert (data / "best_params" / "pareto.png").is_file()
+    assert "latency_ms" not in search(data, 1, limits={"latency_ms": 100})["best"]  # measured, and no objective

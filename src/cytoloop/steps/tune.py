@@ -95,7 +95,7 @@ def _best(trials: list[Trial]) -> Trial:
 
 
 def _write_best(folder: Path, declared: Sections, best: Trial) -> None:
-    measured = {} if best.latency_ms is None else {"latency_ms": best.latency_ms}
+    measured = {"latency_ms": best.latency_ms} if len(best.values) > 1 else {}  # else a limit's, never the same twice
     won = changes(declared, dict(best.params))
     write_json(folder / BEST_PARAMS, {**won, "val_macro_dice": best.dice, "trial": best.number, **measured})
 
