@@ -1,8 +1,6 @@
 """Versions of the registry, scored again from the bundles that are stored there; and what they have learnt from."""
 
-import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,14 +18,12 @@ from cytoloop.model.bundle import SAMPLE_INPUT
 from cytoloop.profiles import Profile, read_profile
 from cytoloop.registry import MIB, Version
 from cytoloop.scores import pixels
+from cytoloop.timing import median_ms
 
 if TYPE_CHECKING:
     from cytoloop.model.predict import Predictor
 
 Array = np.ndarray[Any, Any]
-
-REPEATS = 15
-"""Answers of which the median time counts; the first is slow, and does not matter to a median."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class Stored:
     def latency_ms(self) -> float:
         """Wall time of one answer to the golden sample's picture, milliseconds, on this machine."""
         picture = decode_rgb((self.folder / SAMPLE_INPUT).read_bytes())
-        return 1000 * statistics.median(_seconds(self.predictor, picture) for _ in range(REPEATS))
+        return median_ms(lambda: _answer(self.predictor, picture))
 
 
 @contextmanager
@@ -92,8 +88,6 @@ def profile_of(version: Version) -> Profile | None:
         return read_profile(path) if path else None
 
 
-def _seconds(predictor: Asked, picture_HW3: Array) -> float:
-    began = time.perf_counter()
+def _answer(predictor: Asked, picture_HW3: Array) -> None:
     for said in predictor.ask([picture_HW3]):
         predictor.answer(said, *picture_HW3.shape[:2])
-    return time.perf_counter() - began

@@ -5,8 +5,6 @@ measured, on the machine that searches: two searches with a limit on it may judg
 differently.
 """
 
-import statistics
-import time
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
@@ -16,11 +14,10 @@ import numpy as np
 from cytoloop.model.predict import ask_views
 from cytoloop.model.training import Ask, Training
 from cytoloop.params import LimitParams, ModelParams, TrainParams
+from cytoloop.timing import median_ms
 
 FLOAT = 4
 """Bytes of a number in a network."""
-CALLS = 11
-"""Timed calls of a network, of which the median counts."""
 MIB = 2**20
 COMPILED_MIB = 110
 """What a compiled step and the room of its convolutions take beside its numbers: of seven networks 62 to 141 MiB, the
@@ -81,11 +78,4 @@ def _answers(operation: Any) -> list[Any]:
 def latency_ms(ask: Ask, model: ModelParams) -> float:
     """Median time of the compiled network's answer to one picture of its own size, ms, here and now."""
     picture = np.zeros((model.image_height, model.image_width, model.image_channels), np.uint8)
-
-    def seconds() -> float:
-        begun = time.perf_counter()
-        list(ask_views(ask, [picture], model.turns))
-        return time.perf_counter() - begun
-
-    seconds()  # the first call compiles
-    return round(1000 * statistics.median(seconds() for _ in range(CALLS)), 3)
+    return round(median_ms(lambda: list(ask_views(ask, [picture], model.turns))), 3)
