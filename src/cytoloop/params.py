@@ -517,19 +517,23 @@ def _whole(value: float) -> bool:
 
 
 class PruningParams(Section):
-    """When a trial is ended before its last epoch, by its val macro Dice.
+    """When a trial is ended before its last epoch, by its val macro Dice: successive halving.
 
-    Trials are compared at the same epoch. All have the same schedule of learning rates, over `epochs`, so
-    that they are in the same phase of it then; while it still rises (the first 30 % of one cycle) small
-    networks and small rates look better than they end, which `warmup_epochs` is for.
+    After the warm-up, and after twice as many epochs, and so on, a trial goes on if it is among the best half (or
+    the best third, by `keep_one_in`) of those that came so far. All trials have the same schedule of learning rates,
+    over `epochs`, so that they are in the same phase of it then. While the rate still rises (the first 30 % of one
+    cycle), the order of the scores is chance, or the reverse of what it will be: an untrained network that calls
+    much foreground beats one that has just learnt that most is background.
     """
 
-    keep: float = Field(
-        0.5, gt=0, lt=1, description="a trial goes on while it is in this best fraction of the completed ones"
+    keep_one_in: int = Field(2, ge=2, description="at each look the best one in so many trials goes on")
+    warmup_epochs: int | None = Field(
+        None, ge=1, description="epochs before the first look, the next at keep_one_in times as many; null: two fifths"
     )
-    warmup_epochs: int = Field(1, ge=1, description="epochs that each trial is given before it may be ended")
-    every: int = Field(2, ge=1, description="epochs from one comparison to the next; rarer ones forgive a bad epoch")
-    startup_trials: int = Field(2, ge=1, description="trials completed before any may be ended")
+
+    def first_look(self, epochs: int) -> int:
+        """The epoch after which trials of so many epochs are compared first."""
+        return self.warmup_epochs or max(1, round(0.4 * epochs))
 
 
 class LimitParams(Section):
@@ -566,9 +570,10 @@ class TuneParams(Section):
     def _prunes_one_objective(self) -> "TuneParams":
         if self.latency and self.pruning is not None:
             raise ValueError("latency = true needs pruning = null: Optuna cannot prune where there are two objectives")
-        if self.pruning is not None and self.pruning.warmup_epochs >= self.epochs:
+        if self.pruning is not None and self.pruning.first_look(self.epochs) >= self.epochs:
             raise ValueError(
-                f"pruning.warmup_epochs = {self.pruning.warmup_epochs} ends no trial of epochs = {self.epochs}; "
+                f"pruning.warmup_epochs = {self.pruning.first_look(self.epochs)} ends no trial of "
+                f"epochs = {self.epochs}; "
                 "allowed: fewer, or pruning = null"
             )
         return self

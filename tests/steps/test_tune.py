@@ -295,11 +295,11 @@ def test_hopeless_trials_are_ended_early(data: Path, monkeypatch: pytest.MonkeyP
     whole = search(data, 30, epochs=8)
     unpruned = made.epochs_trained
     made = known(monkeypatch, epochs=8)
-    found = search(data, 30, epochs=8, pruning={"keep": 0.5, "warmup_epochs": 3, "every": 2, "startup_trials": 2})
+    found = search(data, 30, epochs=8, pruning={"warmup_epochs": 3})
     pruned = [line for line in found["trials"] if line["state"] == "pruned"]
     assert len(pruned) == found["pruned"] > 8
-    assert {line["epochs"] for line in pruned} <= {"3", "5", "7"}
-    assert made.epochs_trained < 0.7 * unpruned
+    assert {line["epochs"] for line in pruned} <= {"3", "6"}
+    assert made.epochs_trained < 0.75 * unpruned
     assert found["val_macro_dice"] >= 0.95 * whole["val_macro_dice"]
     assert found["trials"][0]["state"] == "complete"
 

@@ -5,12 +5,11 @@ The sampler is Optuna's tree-structured Parzen estimator (Bergstra et al. 2011),
 for each trial, seeded by the number of those before, so that a search that was killed goes on as if it had
 not been.
 
-Trials are ended by the percentile rule (the median rule of Golovin et al. 2017, Google Vizier, with the
-fraction that `keep` says): one whose best epoch so far is not in the best fraction of the completed ones at the
-same epoch. Since only good trials are completed, the rule grows stricter as the search goes on. It needs no
-resources that are powers of a factor, as successive halving and Hyperband do, which with the few epochs and
-trials that a laptop affords leave a handful in each bracket; and the Wilcoxon pruner is for scores over folds,
-not over epochs.
+Trials are ended by successive halving without waiting (ASHA: Li et al. 2020, arXiv:1810.05934), first after two
+fifths of their epochs. The median rule of Golovin et al. 2017, Google Vizier, compares with completed trials only,
+so that it grows stricter as the search goes on: it found the best settings later than no pruning did, or never
+(tests/benchmarks/tuning.py, docs/results.md). Hyperband leaves a handful of trials in each bracket of such a search;
+and the Wilcoxon pruner is for scores over folds, not over epochs.
 """
 
 import time
@@ -196,11 +195,8 @@ def _pruner(params: TuneParams) -> Any:
 
     if params.pruning is None:
         return optuna.pruners.NopPruner()
-    return optuna.pruners.PercentilePruner(
-        100 * params.pruning.keep,
-        n_startup_trials=params.pruning.startup_trials,
-        n_warmup_steps=params.pruning.warmup_epochs,
-        interval_steps=params.pruning.every,
+    return optuna.pruners.SuccessiveHalvingPruner(
+        min_resource=params.pruning.first_look(params.epochs), reduction_factor=params.pruning.keep_one_in
     )
 
 
