@@ -130,7 +130,8 @@ def test_a_score_that_is_no_number_is_refused_and_recorded(
 def test_a_version_names_the_evaluation_that_its_run_has_also_when_that_is_no_number(bench: Bench) -> None:
     bench.register(1, 0.5)
     bench.register(1, 0.5, bench.inputs(classes=()), macro_dice=None)
-    metrics = registry.fetch_of_run(registry.find("models:/segmenter/1"), f"evaluation/{METRICS}", bench.folder)
+    run = tracking.Run(registry.find("models:/segmenter/1").run_id)
+    metrics = run.fetch(f"evaluation/{METRICS}", bench.folder)
     assert metrics is not None
     assert _tags(1)["evaluation_digest"] == sha256_file(metrics)
 
