@@ -35,6 +35,7 @@ times the pictures), with the same scores.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import math
@@ -226,12 +227,12 @@ def _train_one(data: str, choice: Choice, seed: int, place: Path, epochs: int) -
         seconds.append(round(now - begun, 3))
         begun = now
 
-    share = share_of(folders, sections, epochs, setting.pictures) * epochs / _params(data).train.epochs
+    whole = _sections(data, choice, seed, _params(data).train.epochs)
+    share = share_of(folders, whole, epochs, setting.pictures)
     candidate = prepare(sections, Data(folders, setting.pictures, share), timed=False)
     batch = sections.train.batch_size
     _, val = training_streams(folders, sections.model, batch, sections.augment, setting.val_pictures)
-    object.__setattr__(candidate, "val", val)
-    candidate.train(note)
+    dataclasses.replace(candidate, val=val).train(note)
     return {"data": data, "choice": choice, "seed": seed, "scores": scores, "seconds": seconds}
 
 
