@@ -87,9 +87,9 @@ _own: list[Callable[[Any], Any]] = []  # the function of this working process
 
 def _begin(function: Callable[[Any], Any], parent: Connection) -> None:
     """Make this process one that works: with one thread, and gone when its parent lets go."""
-    import cv2
+    from cytoloop.threads import keep_to_one
 
-    cv2.setNumThreads(1)
+    keep_to_one()
     _own.append(function)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

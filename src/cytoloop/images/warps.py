@@ -113,7 +113,6 @@ class Displacement:
         parts = ceil(spacing / _nodes_apart(self.sigma))
         _, rows, columns = self.coefficients_2NM.shape
         down, across = _spline(rows, parts), _spline(columns, parts)
-        # not NumPy's product: for matrices as small as these it would wake all threads of its BLAS
         narrow = [cv2.gemm(down, c_NM, 1, None, 0) for c_NM in self.coefficients_2NM]
         tables = [cv2.gemm(table, across, 1, None, 0, flags=cv2.GEMM_2_T) for table in narrow]
         x, y = ((axis + spacing) * (parts / spacing) for axis in points)

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from cytoloop.params import ModelParams
+from cytoloop.threads import keep_to_one
 
 Array = np.ndarray[Any, Any]
 Corner = tuple[int, int]
@@ -21,7 +22,7 @@ Corner = tuple[int, int]
 QUARTERS = (0, 2, 1, 3)
 """Turns by 90 degrees, in the order of `lay`."""
 
-cv2.setNumThreads(1)  # TensorFlow and our own pool use the cores
+keep_to_one()
 
 CONVERSIONS = {
     "hsv": cv2.COLOR_RGB2HSV,
