@@ -8,7 +8,7 @@ def keep_to_one() -> None:
     """Let OpenCV and the linear algebra of NumPy and OpenCV use one thread in this process.
 
     Their products are small, and threads that wait for the next one take the processors from TensorFlow: with two
-    cores an epoch with all nine operations online took 1.2 times as long as one without, now as long
+    cores an epoch with all nine operations online took 1.21 times as long as one without, now 1.03 times
     (tests/benchmarks/online_cost.py).
     """
     cv2.setNumThreads(1)
